@@ -1,8 +1,69 @@
 //! `ccci-guard`: a process supervisor and exec wrapper for CI hosts.
+//!
+//! It runs a test harness so that nothing of it is left behind, whatever ends it: no process, no lock, no
+//! deployed app. `docs/architecture.md` tells how the parts fit together.
+//!
+//! Invariant: `unsafe` and raw system calls are in [`sys`] alone.
+
+pub mod allow_list;
+pub mod app;
+pub mod cli;
+pub mod duration;
+pub mod error;
+pub mod exit_status;
+pub mod guard;
+pub mod harness;
+pub mod lock;
+pub mod log;
+pub mod run_state;
+pub mod settings;
+#[expect(unsafe_code, reason = "the wall around the kernel: system calls that neither std nor nix make safe")]
+pub mod sys;
+pub mod teardown;
+pub mod tree;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Runs the program.
-pub fn run(_args: impl Iterator<Item = OsString>) -> ExitCode {
-    ExitCode::from(125)
+use clap::Parser;
+
+use crate::cli::{Cli, Form, Later};
+use crate::exit_status::ExitStatus;
+
+/// Runs the program: parse, then dispatch.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    // First of all: who our parent is, and what it handed us, can't be told later.
+    let birth = guard::Birth::now();
+    let words: Vec<OsString> = args.collect();
+    let status = match Cli::try_parse_from(&words) {
+        Err(error) => not_understood(&error, &words),
+        Ok(Cli { form: None, run }) => guard::start(birth, settings::Form::Run, &run),
+        Ok(Cli { form: Some(form), .. }) => match form {
+            Form::Run(args) => guard::start(birth, settings::Form::Run, &args),
+            Form::Exec(args) => guard::start(birth, settings::Form::Exec, &args),
+            Form::Janitor(Later { .. })
+            | Form::Reap(Later { .. })
+            | Form::AbraDir(Later { .. })
+            | Form::State(Later { .. })
+            | Form::Locks(Later { .. })
+            | Form::Doctor(Later { .. })
+            | Form::Completions(Later { .. })
+            | Form::Man(Later { .. }) => {
+                let form = words.get(1).map(|word| settings::quoted(word)).unwrap_or_default();
+                log::say_error(&format!("{form} is not built yet; to run a command of that name: ccci-guard -- {}", form.trim_matches('\'')));
+                ExitStatus::Usage as u8
+            }
+        },
+    };
+    ExitCode::from(status)
+}
+
+/// Help and version, or one sentence about what is wrong.
+fn not_understood(error: &clap::Error, words: &[OsString]) -> u8 {
+    if !error.use_stderr() {
+        log::stdout(&error.render().to_string());
+        return ExitStatus::Success as u8;
+    }
+    log::say_error(&cli::usage_error(error));
+    if cli::means_to_run(words) { ExitStatus::CannotStart as u8 } else { ExitStatus::Usage as u8 }
 }

@@ -1,0 +1,96 @@
+//! Which names automatic teardown may touch: there is no default, and `--protect` wins.
+
+use regex_lite::Regex;
+
+use crate::app::AppName;
+
+/// The admitted names (`--zone`, `--run-app-re`) and those that are never touched (`--protect`).
+#[derive(Clone, Debug, Default)]
+pub struct AllowList {
+    admitted: Vec<Regex>,
+    protected: Vec<Regex>,
+}
+
+impl AllowList {
+    /// Admits `[a-z0-9]{1,4}-[0-9a-f]{6}.ZONE`.
+    ///
+    /// # Errors
+    /// When the zone is no domain name.
+    pub fn admit_zone(&mut self, zone: &str) -> Result<(), String> {
+        AppName::parse(zone)?;
+        self.admit(&format!("[a-z0-9]{{1,4}}-[0-9a-f]{{6}}\\.{}", regex_lite::escape(zone)))
+    }
+
+    /// Admits the names of which `expression` matches the whole.
+    ///
+    /// # Errors
+    /// When it is no regular expression, or would match the empty name.
+    pub fn admit(&mut self, expression: &str) -> Result<(), String> {
+        let whole = Regex::new(&format!("^(?:{expression})$")).map_err(|error| format!("is no regular expression: {error}"))?;
+        if whole.is_match("") {
+            return Err("matches the empty name, so it would admit too much".to_owned());
+        }
+        self.admitted.push(whole);
+        Ok(())
+    }
+
+    /// Protects the names that a glob matches (`*` any text, `?` one character).
+    ///
+    /// # Errors
+    /// When the glob is empty.
+    pub fn protect(&mut self, glob: &str) -> Result<(), String> {
+        if glob.is_empty() {
+            return Err("is an empty pattern".to_owned());
+        }
+        let expression = regex_lite::escape(glob).replace("\\*", ".*").replace("\\?", ".");
+        let whole = Regex::new(&format!("^(?:{expression})$")).map_err(|error| format!("can't be used: {error}"))?;
+        self.protected.push(whole);
+        Ok(())
+    }
+
+    /// Was anything said about which names are admitted?
+    pub fn is_given(&self) -> bool {
+        !self.admitted.is_empty()
+    }
+
+    /// Is this name protected?
+    pub fn protects(&self, app: &AppName) -> bool {
+        self.protected.iter().any(|glob| glob.is_match(app.as_str()))
+    }
+
+    /// May automatic teardown touch this name?
+    pub fn admits(&self, app: &AppName) -> bool {
+        !self.protects(app) && self.admitted.iter().any(|name| name.is_match(app.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(name: &str) -> AppName {
+        AppName::parse(name).expect("a good name")
+    }
+
+    #[test]
+    fn a_zone_admits_run_apps_only() {
+        let mut list = AllowList::default();
+        list.admit_zone("ci.example.net").expect("a zone");
+        assert!(list.admits(&app("immi-ad3e33.ci.example.net")));
+        for other in ["warm-x.ci.example.net", "mail-facade.example.org", "immi-ad3e33.ci-example.net", "x.immi-ad3e33.ci.example.net"] {
+            assert!(!list.admits(&app(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_expression_matches_the_whole_name_and_protection_wins() {
+        let mut list = AllowList::default();
+        assert!(list.admit(".*").is_err());
+        assert!(list.admit("(").is_err());
+        list.admit("a|ab\\.c").expect("an expression");
+        list.protect("*.c").expect("a glob");
+        assert!(list.admits(&app("a")));
+        assert!(!list.admits(&app("ab")));
+        assert!(!list.admits(&app("ab.c")), "protected");
+    }
+}

@@ -1,0 +1,227 @@
+//! The command line as typed: names and help texts. What it means is settled in `settings`.
+//!
+//! Values stay text here, so that a bad one can be reported in one way whether it came from a flag or from a
+//! variable. clap's own `env` is not used: empty and foreign variables must behave as documented.
+
+use std::ffi::OsString;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+/// The usage line of the forms that run a command.
+pub const RUN_USAGE: &str = "ccci-guard [run] [OPTIONS] -- COMMAND [ARG…]";
+
+/// Runs a CI harness so that nothing of it is left behind: no process, no lock, no app.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ccci-guard",
+    version,
+    args_conflicts_with_subcommands = true,
+    override_usage = "ccci-guard [RUN OPTIONS] -- COMMAND [ARG…]\n       ccci-guard run|exec [OPTIONS] -- COMMAND [ARG…]",
+    after_help = "Example: ccci-guard --app a1-0a1b2c.ci.example.net --teardown 'undeploy.sh' --deadline 50m -- harness run immich"
+)]
+pub struct Cli {
+    /// A form by name; without one, the words are those of `run`.
+    #[command(subcommand)]
+    pub form: Option<Form>,
+    /// The bare form.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// The forms.
+#[derive(Debug, Subcommand)]
+pub enum Form {
+    /// Run COMMAND under guard: lock, deadline, teardown, nothing left
+    #[command(override_usage = "ccci-guard run [OPTIONS] -- COMMAND [ARG…]")]
+    Run(RunArgs),
+    /// Become COMMAND: the same checks, session, lock and deadline, but no resident process and no teardown
+    #[command(override_usage = "ccci-guard exec [OPTIONS] -- COMMAND [ARG…]")]
+    Exec(RunArgs),
+    /// One round over all run apps (not built yet)
+    #[command(hide = true)]
+    Janitor(Later),
+    /// Tear one app down, under its lock (not built yet)
+    #[command(hide = true)]
+    Reap(Later),
+    /// Per-run ABRA_DIR (not built yet)
+    #[command(hide = true)]
+    AbraDir(Later),
+    /// Per-run state files (not built yet)
+    #[command(hide = true)]
+    State(Later),
+    /// Who holds what (not built yet)
+    #[command(hide = true)]
+    Locks(Later),
+    /// Is this host ready? (not built yet)
+    #[command(hide = true)]
+    Doctor(Later),
+    /// Shell completions (not built yet)
+    #[command(hide = true)]
+    Completions(Later),
+    /// Man pages (not built yet)
+    #[command(hide = true)]
+    Man(Later),
+}
+
+/// The words of a form that isn't there yet.
+#[derive(Debug, Args)]
+pub struct Later {
+    /// Whatever follows.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub words: Vec<OsString>,
+}
+
+/// Options of `run` and `exec`, as typed.
+#[derive(Debug, Default, Args)]
+pub struct RunArgs {
+    /// App to lock (and tear down): its domain; repeatable [CCCI_APP_DOMAIN, comma list]
+    #[arg(long, value_name = "DOMAIN")]
+    pub app: Vec<OsString>,
+    /// Stop the run this long after the harness started: exit 142 [CCCI_DEADLINE; none]
+    #[arg(long, value_name = "D")]
+    pub deadline: Option<OsString>,
+    /// Warn this long before the deadline [CCCI_WARN_BEFORE; none]
+    #[arg(long, value_name = "D")]
+    pub warn_before: Option<OsString>,
+    /// Warn the harness with this signal too [CCCI_WARN_SIGNAL; none]
+    #[arg(long, value_name = "SIGNAL")]
+    pub warn_signal: Option<OsString>,
+    /// Time between the stop signal and SIGKILL [CCCI_GRACE; 30s, or 10m with teardown none]
+    #[arg(long, value_name = "D")]
+    pub grace: Option<OsString>,
+    /// Signal that asks the harness to stop [CCCI_STOP_SIGNAL; the one we were asked with, else TERM]
+    #[arg(long, value_name = "SIGNAL")]
+    pub stop_signal: Option<OsString>,
+    /// Who gets the stop signal: leader or group [CCCI_STOP_SCOPE; leader]
+    #[arg(long, value_name = "WHO")]
+    pub stop_scope: Option<OsString>,
+    /// Descendants that outlive the harness: kill or leave [CCCI_SURVIVORS; kill]
+    #[arg(long, value_name = "WHAT")]
+    pub survivors: Option<OsString>,
+    /// auto, none, or a shell command run once for each app [CCCI_TEARDOWN; auto with an app, else none]
+    #[arg(long, value_name = "HOW")]
+    pub teardown: Option<OsString>,
+    /// When to tear down: stop, failure or always [CCCI_TEARDOWN_ON; stop]
+    #[arg(long, value_name = "WHEN")]
+    pub teardown_on: Option<OsString>,
+    /// Time limit of the teardown [CCCI_TEARDOWN_TIMEOUT; 10m]
+    #[arg(long, value_name = "D")]
+    pub teardown_timeout: Option<OsString>,
+    /// One step of the automatic teardown, {app} and {stack} replaced; repeatable
+    #[arg(long, value_name = "ARGV")]
+    pub teardown_step: Vec<OsString>,
+    /// Automatic teardown may touch run apps of this zone [CCCI_ZONE]
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Option<OsString>,
+    /// Automatic teardown may touch names that this matches as a whole [CCCI_RUN_APP_RE]
+    #[arg(long, value_name = "RE")]
+    pub run_app_re: Option<OsString>,
+    /// Never touch names that this matches; repeatable [CCCI_PROTECT, comma list]
+    #[arg(long, value_name = "GLOB")]
+    pub protect: Vec<OsString>,
+    /// The abra program [CCCI_ABRA; from PATH]
+    #[arg(long, value_name = "P")]
+    pub abra: Option<OsString>,
+    /// The docker program [CCCI_DOCKER; from PATH]
+    #[arg(long, value_name = "P")]
+    pub docker: Option<OsString>,
+    /// Directory of the app locks [CCCI_APP_LOCK_DIR; /run/lock]
+    #[arg(long, value_name = "DIR")]
+    pub lock_dir: Option<OsString>,
+    /// Wait this long for the lock, then exit 75; 0s: don't wait [CCCI_LOCK_TIMEOUT; wait]
+    #[arg(long, value_name = "D")]
+    pub lock_timeout: Option<OsString>,
+    /// Name of the run [CCCI_RUN_ID; Drone's numbers, else manual-PID]
+    #[arg(long, value_name = "ID")]
+    pub run_id: Option<OsString>,
+    /// inherit, auto or a path: the harness's ABRA_DIR [CCCI_ABRA_DIR; inherit]
+    #[arg(long, value_name = "WHICH")]
+    pub abra_dir: Option<OsString>,
+    /// Keep the ABRA_DIR that was built for the run
+    #[arg(long)]
+    pub keep_run_dir: bool,
+    /// Directory of the runs [CCCI_RUNS_DIR; /var/lib/cc-ci-runs]
+    #[arg(long, value_name = "DIR")]
+    pub runs_dir: Option<OsString>,
+    /// The host's own ABRA_DIR [CCCI_CANONICAL_ABRA_DIR; ~/.abra]
+    #[arg(long, value_name = "DIR")]
+    pub canonical_abra_dir: Option<OsString>,
+    /// Directory of the state files [CCCI_STATE_DIR; the run's directory]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<OsString>,
+    /// new, or keep: stay in the caller's session and terminal [CCCI_SESSION; new]
+    #[arg(long, value_name = "WHICH")]
+    pub session: Option<OsString>,
+    /// Refuse to start unless this is our parent [CCCI_PARENT_PID]
+    #[arg(long, value_name = "PID")]
+    pub parent_pid: Option<OsString>,
+    /// Start without a parent, and don't stop when the caller dies [CCCI_ALLOW_ORPHAN]
+    #[arg(long)]
+    pub allow_orphan: bool,
+    /// Stop when nobody reads stdout or stderr any more: exit 141 [CCCI_STOP_ON_CLOSED_OUTPUT]
+    #[arg(long)]
+    pub stop_on_closed_output: bool,
+    /// Write the outcome to this file as JSON [CCCI_REPORT; none]
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<OsString>,
+    /// What is logged, where and how.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Options of the log, as typed.
+#[derive(Debug, Default, Args)]
+pub struct LogArgs {
+    /// Say more (twice: everything)
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Say less: warnings and errors (twice: errors)
+    #[arg(short, long, action = ArgAction::Count)]
+    pub quiet: u8,
+    /// text or json [CCCI_LOG_FORMAT; text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<OsString>,
+    /// Every event goes to this file too [CCCI_LOG_FILE; none]
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<OsString>,
+    /// auto, always or never [auto; NO_COLOR]
+    #[arg(long, value_name = "WHEN")]
+    pub color: Option<OsString>,
+}
+
+/// Names of the forms that run a command; their usage errors exit 125, those of all others 2.
+const RUN_FORMS: [&str; 2] = ["run", "exec"];
+
+/// Does this command line mean to run a command? Told from its words, also when clap can't make sense of them.
+pub fn means_to_run(words: &[OsString]) -> bool {
+    let form = words.iter().skip(1).take_while(|word| *word != "--").find(|word| !word.as_encoded_bytes().starts_with(b"-"));
+    form.and_then(|word| word.to_str()).is_none_or(|word| RUN_FORMS.contains(&word) || !is_form(word))
+}
+
+fn is_form(word: &str) -> bool {
+    use clap::CommandFactory;
+    word == "help" || Cli::command().find_subcommand(word).is_some()
+}
+
+/// One sentence for what clap could not make sense of.
+pub fn usage_error(error: &clap::Error) -> String {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        _ => None,
+    };
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        let word = context(ContextKind::InvalidSubcommand).unwrap_or_default();
+        let hint = context(ContextKind::SuggestedSubcommand).map(|form| format!(", did you mean '{form}'?")).unwrap_or_default();
+        return format!("'{word}' is no command of ours{hint} To run a command: ccci-guard -- {word}")
+            .replace("ours To", "ours. To");
+    }
+    let rendered = error.render().to_string();
+    let first = rendered.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let hint = context(ContextKind::SuggestedArg).map(|arg| format!(" (did you mean '{arg}'?)")).unwrap_or_default();
+    format!("{first}{hint}; usage: {RUN_USAGE}; see: ccci-guard --help")
+}

@@ -1,0 +1,510 @@
+//! What a guard process does about what happens: one pure function, in one table.
+//!
+//! Supervisor and monitor run the same function. The supervisor starts in [`Phase::Running`]. The monitor
+//! starts in [`Phase::Watching`] and knows what it is told; when the supervisor is gone it goes on from the
+//! phase that this knowledge means (`take_over`).
+//!
+//! Invariants: the first cause is never replaced by a later one; a worker is only started when none runs and
+//! none has finished; `Finish` comes once, as the last action.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use crate::exit_status::ExitStatus;
+use crate::guard::event::{Action, Cause, Event, Origin, Timer, WorkerEnd};
+use crate::guard::protocol::Message;
+use crate::settings::{Session, Survivors, TeardownOn};
+use crate::sys::process::Ended;
+use crate::teardown::{Outcome, Verdict};
+
+/// A second request counts as one only after this long: `timeout` signals the process and its group, and
+/// systemd signals every process of a unit.
+const ONE_REQUEST: Duration = Duration::from_secs(1);
+/// After its leader's end a tree has this long from SIGTERM to SIGKILL.
+const SURVIVORS_GRACE: Duration = Duration::from_secs(2);
+/// What is not dead this long after SIGKILL can't be killed.
+const UNKILLABLE_AFTER: Duration = Duration::from_secs(5);
+/// A supervisor that doesn't answer a request for this long is replaced.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// After a takeover the stop signal is repeated, since a set-uid exec clears the kernel's (prctl(2)).
+const REPEAT_AFTER: Duration = Duration::from_secs(5);
+/// A teardown that was killed from outside is run once more.
+const WORKER_RUNS: u8 = 2;
+
+/// What was asked for, as far as it decides anything.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// From the stop signal to SIGKILL.
+    pub grace: Duration,
+    /// The deadline.
+    pub deadline: Option<Duration>,
+    /// The signal that asks the harness to stop, whatever we were asked with.
+    pub stop_signal: Option<i32>,
+    /// What becomes of survivors.
+    pub survivors: Survivors,
+    /// There is something to tear down with.
+    pub teardown: bool,
+    /// When.
+    pub teardown_on: TeardownOn,
+    /// The harness's session.
+    pub session: Session,
+}
+
+/// Where a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// The monitor, while the supervisor lives.
+    Watching,
+    /// The harness runs.
+    Running,
+    /// It was asked to stop.
+    Stopping,
+    /// It was killed and has not ended yet.
+    Killing,
+    /// It has ended; its descendants were asked to end.
+    Surviving,
+    /// Its descendants are being killed.
+    Sweeping,
+    /// A worker tears down.
+    TearingDown,
+    /// What a worker left is being killed.
+    SweepingWorker,
+    /// Nothing more happens.
+    Finished,
+}
+
+/// All that a decision depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// Where the run is.
+    pub phase: Phase,
+    /// Why it ends.
+    pub cause: Option<Cause>,
+    /// The harness may have run.
+    pub started: bool,
+    /// How it ended.
+    pub harness: Option<Ended>,
+    /// When the stop began, for telling a second request from the first.
+    pub stop_began: Option<Duration>,
+    /// A worker was announced and has not ended.
+    pub worker_runs: bool,
+    /// So many workers have begun to tear down.
+    pub workers: u8,
+    /// What the teardown came to.
+    pub teardown: Option<Outcome>,
+    /// Some descendants could not be killed.
+    pub unkillable: bool,
+    /// Requests to the supervisor that it has not answered.
+    pub unanswered: u32,
+    /// The supervisor has done everything; the status to exit with.
+    pub finished: Option<u8>,
+}
+
+impl State {
+    /// The supervisor's, once the harness's gate is open.
+    pub fn supervisor() -> Self {
+        State { phase: Phase::Running, started: true, ..State::monitor() }
+    }
+
+    /// The monitor's.
+    pub fn monitor() -> Self {
+        State {
+            phase: Phase::Watching,
+            cause: None,
+            started: false,
+            harness: None,
+            stop_began: None,
+            worker_runs: false,
+            workers: 0,
+            teardown: None,
+            unkillable: false,
+            unanswered: 0,
+            finished: None,
+        }
+    }
+
+    /// The exit status that tells the truth about the first cause.
+    pub fn exit_status(&self) -> u8 {
+        let status = match self.cause {
+            Some(Cause::Deadline) => ExitStatus::Deadline,
+            Some(Cause::Signal(signal)) => return 128 + u8::try_from(signal).unwrap_or(0),
+            Some(Cause::ParentGone) => ExitStatus::Terminated,
+            Some(Cause::SupervisorGone) | None => ExitStatus::SupervisorGone,
+            Some(Cause::OutputClosed) => ExitStatus::OutputClosed,
+            Some(Cause::SelfDeadlock) => ExitStatus::Unclean,
+            Some(Cause::LockTimeout) => ExitStatus::LockTimeout,
+            Some(Cause::GuardError(status)) => return status,
+            Some(Cause::HarnessExit | Cause::HarnessSignal) => {
+                let status = self.harness.map_or(0, Ended::as_shell_status);
+                return match status {
+                    0 if self.is_unclean() => ExitStatus::Unclean as u8,
+                    other => u8::try_from(other & 0xff).unwrap_or(u8::MAX),
+                };
+            }
+        };
+        status as u8
+    }
+
+    fn is_unclean(&self) -> bool {
+        let bad = |outcome: &Outcome| matches!(outcome.result, Verdict::Partial | Verdict::Failed | Verdict::Timeout);
+        self.unkillable || self.teardown.as_ref().is_some_and(bad)
+    }
+
+    fn teardown_is_due(&self, policy: &Policy) -> bool {
+        let wanted = match self.cause {
+            Some(Cause::HarnessExit) => match policy.teardown_on {
+                TeardownOn::Stop => false,
+                TeardownOn::Failure => self.harness != Some(Ended::Code(0)),
+                TeardownOn::Always => true,
+            },
+            Some(Cause::GuardError(_) | Cause::LockTimeout) => false,
+            _ => true,
+        };
+        wanted && policy.teardown && self.started && self.teardown.is_none()
+    }
+
+    /// The first cause wins, and the other guard process hears of it before anything is done about it.
+    fn set_cause(&mut self, cause: Cause, actions: &mut Vec<Action>) {
+        if self.cause.is_none() {
+            self.cause = Some(cause);
+            actions.push(Action::Tell(Message::CauseIs(cause)));
+        }
+    }
+}
+
+/// Decides.
+pub fn decide(policy: &Policy, mut state: State, now: Duration, event: Event) -> (State, Vec<Action>) {
+    let mut actions = Vec::new();
+    match state.phase {
+        Phase::Watching => watching(policy, &mut state, now, event, &mut actions),
+        Phase::Finished => {}
+        _ => in_charge(policy, &mut state, now, event, &mut actions),
+    }
+    (state, actions)
+}
+
+/// The monitor while the supervisor lives: passes requests on, remembers what it is told.
+fn watching(policy: &Policy, state: &mut State, now: Duration, event: Event, actions: &mut Vec<Action>) {
+    let mut ask = |state: &mut State, message| {
+        state.unanswered += 1;
+        actions.extend([Action::Tell(message), Action::Arm(Timer::Answer, ANSWER_WITHIN)]);
+    };
+    match event {
+        Event::StopRequested { signal, origin } => {
+            state.cause = state.cause.or(Some(Cause::Signal(signal)));
+            state.stop_began = state.stop_began.or(Some(now));
+            ask(state, Message::Stop { signal, origin });
+        }
+        Event::CallerGone => {
+            state.cause = state.cause.or(Some(Cause::ParentGone));
+            state.stop_began = state.stop_began.or(Some(now));
+            ask(state, Message::CallerGone);
+        }
+        Event::Forward(signal) => ask(state, Message::Forward { signal }),
+        Event::Suspend if policy.session == Session::Keep => actions.push(Action::StopSelf),
+        Event::Suspend => ask(state, Message::Suspend),
+        Event::Resume => ask(state, Message::Resume),
+        Event::PeerStopped => actions.push(Action::ContinuePeer),
+        Event::TimeUp(Timer::Answer) => actions.push(Action::KillPeer),
+        Event::TimeUp(Timer::Silence) => {
+            state.cause = state.cause.or(Some(Cause::Deadline));
+            actions.push(Action::KillPeer);
+        }
+        Event::Told(message) => told(policy, state, message, actions),
+        Event::PeerGone => take_over(policy, state, now, actions),
+        _ => {}
+    }
+}
+
+/// The supervisor's words, as knowledge for a takeover.
+fn told(policy: &Policy, state: &mut State, message: Message, actions: &mut Vec<Action>) {
+    match message {
+        Message::GateOpened => {
+            state.started = true;
+            if let Some(deadline) = policy.deadline {
+                actions.push(Action::Arm(Timer::Silence, deadline + ANSWER_WITHIN));
+            }
+        }
+        Message::NeverStarted { .. } => state.started = false,
+        Message::CauseIs(cause) => {
+            // The supervisor saw what came first.
+            state.cause = Some(cause);
+            actions.push(Action::Disarm(Timer::Silence));
+        }
+        Message::HarnessEnded(how) => {
+            state.harness = Some(how);
+            actions.push(Action::Disarm(Timer::Silence));
+        }
+        Message::Swept { unkillable, .. } => state.unkillable |= !unkillable.is_empty(),
+        Message::WorkerIs { .. } => {
+            state.worker_runs = true;
+            state.workers += 1;
+        }
+        Message::WorkerEnded(outcome) => {
+            state.worker_runs = false;
+            state.teardown = outcome;
+        }
+        Message::Finished { status } => state.finished = Some(status),
+        Message::Acknowledged => answered(state, actions),
+        Message::Suspended => {
+            answered(state, actions);
+            actions.push(Action::StopSelf);
+        }
+        Message::HarnessIs { .. }
+        | Message::Stop { .. }
+        | Message::CallerGone
+        | Message::Forward { .. }
+        | Message::Suspend
+        | Message::Resume => {}
+    }
+}
+
+fn answered(state: &mut State, actions: &mut Vec<Action>) {
+    state.unanswered = state.unanswered.saturating_sub(1);
+    if state.unanswered == 0 {
+        actions.push(Action::Disarm(Timer::Answer));
+    }
+}
+
+/// The supervisor is dead and its last word was heard: go on where it was.
+fn take_over(policy: &Policy, state: &mut State, now: Duration, actions: &mut Vec<Action>) {
+    if let Some(status) = state.finished {
+        state.phase = Phase::Finished;
+        actions.push(Action::Exit(status));
+        return;
+    }
+    actions.extend([Action::Disarm(Timer::Answer), Action::Disarm(Timer::Silence), Action::AnnounceTakeover]);
+    // Told of the harness's end, but not of a cause: the end is the cause.
+    if let (None, Some(how)) = (state.cause, state.harness) {
+        state.cause = Some(own_end(how));
+    }
+    state.cause = state.cause.or(Some(Cause::SupervisorGone));
+    state.stop_began = state.stop_began.or(Some(now));
+    if !state.started {
+        sweep(state, Phase::SweepingWorker, actions);
+    } else if state.teardown.is_some() {
+        sweep(state, Phase::SweepingWorker, actions);
+    } else if state.worker_runs {
+        // Announced: it is waited for, never swept.
+        state.phase = Phase::TearingDown;
+    } else if state.harness.is_some() {
+        survive(policy, state, actions);
+    } else {
+        // The harness has the stop signal from the kernel (PDEATHSIG); a second one at once could cut its
+        // handler short.
+        state.phase = Phase::Stopping;
+        actions.extend([
+            Action::ContinueTree,
+            Action::Arm(Timer::Repeat, REPEAT_AFTER),
+            Action::Arm(Timer::Grace, policy.grace),
+        ]);
+    }
+}
+
+/// Supervisor, or monitor after a takeover.
+fn in_charge(policy: &Policy, state: &mut State, now: Duration, event: Event, actions: &mut Vec<Action>) {
+    match event {
+        Event::StopRequested { signal, origin } => stop_requested(policy, state, now, signal, origin, actions),
+        Event::TimeUp(Timer::Deadline) => stop(policy, state, now, Cause::Deadline, actions),
+        Event::CallerGone | Event::PeerGone => stop(policy, state, now, Cause::ParentGone, actions),
+        Event::OutputClosed => stop(policy, state, now, Cause::OutputClosed, actions),
+        Event::SelfDeadlock(_) => stop(policy, state, now, Cause::SelfDeadlock, actions),
+        Event::ExecFailed { status } => {
+            state.started = false;
+            actions.push(Action::Tell(Message::NeverStarted { status }));
+            state.set_cause(Cause::GuardError(status), actions);
+        }
+        Event::HarnessEnded(how) => harness_ended(policy, state, how, actions),
+        Event::TreeEmpty => tree_empty(policy, state, actions),
+        Event::WorkerEnded(end) => worker_ended(state, end, actions),
+        Event::WorkerStopped => actions.push(Action::ContinueWorker),
+        Event::Forward(signal) if state.harness.is_none() => actions.push(Action::SignalHarness(signal)),
+        Event::Suspend => {
+            // Once a stop has begun there is no standing still; the monitor may stop all the same.
+            if state.phase == Phase::Running {
+                actions.push(Action::StopHarness);
+            }
+            actions.push(Action::Tell(Message::Suspended));
+        }
+        Event::Resume if state.harness.is_none() => actions.push(Action::ContinueHarness),
+        Event::TimeUp(timer) => time_up(policy, state, timer, actions),
+        Event::Forward(_) | Event::Resume | Event::PeerStopped | Event::Told(_) => {}
+    }
+}
+
+fn stop_requested(policy: &Policy, state: &mut State, now: Duration, signal: i32, origin: Origin, actions: &mut Vec<Action>) {
+    match state.phase {
+        Phase::Running => {
+            let known = origin == Origin::Terminal && policy.session == Session::Keep;
+            begin_stop(policy, state, now, Cause::Signal(signal), (!known).then_some(signal), actions);
+        }
+        Phase::Stopping if state.stop_began.is_some_and(|began| now.saturating_sub(began) > ONE_REQUEST) => kill(state, actions),
+        Phase::Surviving if state.stop_began.is_some_and(|began| now.saturating_sub(began) > ONE_REQUEST) => {
+            actions.push(Action::Disarm(Timer::Survivors));
+            sweep(state, Phase::Sweeping, actions);
+        }
+        _ => {}
+    }
+}
+
+fn stop(policy: &Policy, state: &mut State, now: Duration, cause: Cause, actions: &mut Vec<Action>) {
+    if state.phase == Phase::Running {
+        begin_stop(policy, state, now, cause, Some(TERM), actions);
+    }
+}
+
+const TERM: i32 = nix::sys::signal::Signal::SIGTERM as i32;
+
+/// `signal`: what the harness gets, unless another was asked for; `None` where it has it already.
+fn begin_stop(policy: &Policy, state: &mut State, now: Duration, cause: Cause, signal: Option<i32>, actions: &mut Vec<Action>) {
+    state.set_cause(cause, actions);
+    state.phase = Phase::Stopping;
+    state.stop_began = Some(now);
+    if let Some(signal) = signal {
+        let signal = policy.stop_signal.unwrap_or(signal);
+        actions.extend([Action::AnnounceStop { signal, grace: policy.grace }, Action::SignalHarness(signal)]);
+    }
+    actions.extend([
+        Action::ContinueTree,
+        Action::Disarm(Timer::Deadline),
+        Action::Disarm(Timer::Warning),
+        Action::Arm(Timer::Grace, policy.grace),
+    ]);
+}
+
+fn kill(state: &mut State, actions: &mut Vec<Action>) {
+    state.phase = Phase::Killing;
+    actions.extend([
+        Action::Disarm(Timer::Grace),
+        Action::Disarm(Timer::Repeat),
+        Action::KillHarness,
+        Action::Arm(Timer::Kill, UNKILLABLE_AFTER),
+    ]);
+}
+
+fn own_end(how: Ended) -> Cause {
+    match how {
+        Ended::Code(_) => Cause::HarnessExit,
+        Ended::Signal(_) => Cause::HarnessSignal,
+    }
+}
+
+fn harness_ended(policy: &Policy, state: &mut State, how: Ended, actions: &mut Vec<Action>) {
+    if state.harness.is_some() {
+        return;
+    }
+    state.harness = Some(how);
+    // Said before it is acted on, and before the harness is reaped.
+    actions.push(Action::Tell(Message::HarnessEnded(how)));
+    state.set_cause(own_end(how), actions);
+    if matches!(state.phase, Phase::Running | Phase::Stopping | Phase::Killing) {
+        for timer in [Timer::Deadline, Timer::Warning, Timer::Grace, Timer::Repeat, Timer::Kill] {
+            actions.push(Action::Disarm(timer));
+        }
+        survive(policy, state, actions);
+    }
+}
+
+/// The harness is gone; now its descendants.
+fn survive(policy: &Policy, state: &mut State, actions: &mut Vec<Action>) {
+    if !state.started {
+        // It had not begun: what there is, is a child that found its gate closed.
+        sweep(state, Phase::SweepingWorker, actions);
+    } else if policy.survivors == Survivors::Leave {
+        after_harness(policy, state, actions);
+    } else {
+        state.phase = Phase::Surviving;
+        actions.extend([Action::Arm(Timer::Survivors, SURVIVORS_GRACE), Action::TerminateSurvivors]);
+    }
+}
+
+fn sweep(state: &mut State, phase: Phase, actions: &mut Vec<Action>) {
+    state.phase = phase;
+    actions.extend([Action::Arm(Timer::Sweep, UNKILLABLE_AFTER), Action::Sweep]);
+}
+
+fn tree_empty(policy: &Policy, state: &mut State, actions: &mut Vec<Action>) {
+    match state.phase {
+        Phase::Surviving | Phase::Sweeping => {
+            actions.extend([Action::Disarm(Timer::Survivors), Action::Disarm(Timer::Sweep)]);
+            after_harness(policy, state, actions);
+        }
+        Phase::SweepingWorker => {
+            actions.push(Action::Disarm(Timer::Sweep));
+            after_worker(policy, state, actions);
+        }
+        _ => {}
+    }
+}
+
+fn after_harness(policy: &Policy, state: &mut State, actions: &mut Vec<Action>) {
+    if state.teardown_is_due(policy) {
+        start_worker(state, actions);
+    } else {
+        finish(state, actions);
+    }
+}
+
+fn start_worker(state: &mut State, actions: &mut Vec<Action>) {
+    state.phase = Phase::TearingDown;
+    state.worker_runs = true;
+    state.workers += 1;
+    actions.push(Action::StartWorker);
+}
+
+fn worker_ended(state: &mut State, end: WorkerEnd, actions: &mut Vec<Action>) {
+    if !state.worker_runs {
+        return;
+    }
+    state.worker_runs = false;
+    match end {
+        WorkerEnd::Finished(outcome) => state.teardown = Some(outcome),
+        // What it began is ended first; only then is it run once more.
+        WorkerEnd::Died if state.workers < WORKER_RUNS => {}
+        WorkerEnd::Died => state.teardown = Some(Outcome::failed()),
+        WorkerEnd::NeverRan => state.workers = state.workers.saturating_sub(1),
+    }
+    actions.push(Action::Tell(Message::WorkerEnded(state.teardown.clone())));
+    sweep(state, Phase::SweepingWorker, actions);
+}
+
+fn after_worker(policy: &Policy, state: &mut State, actions: &mut Vec<Action>) {
+    if state.teardown_is_due(policy) {
+        start_worker(state, actions);
+    } else {
+        finish(state, actions);
+    }
+}
+
+fn finish(state: &mut State, actions: &mut Vec<Action>) {
+    state.phase = Phase::Finished;
+    actions.push(Action::Finish);
+}
+
+fn time_up(policy: &Policy, state: &mut State, timer: Timer, actions: &mut Vec<Action>) {
+    match (timer, state.phase) {
+        (Timer::Warning, Phase::Running) => actions.push(Action::Warn),
+        (Timer::Grace, Phase::Stopping) => kill(state, actions),
+        (Timer::Repeat, Phase::Stopping) => {
+            actions.extend([Action::SignalHarness(policy.stop_signal.unwrap_or(TERM)), Action::ContinueTree]);
+        }
+        (Timer::Kill, Phase::Killing) => sweep(state, Phase::Sweeping, actions),
+        (Timer::Survivors, Phase::Surviving) => sweep(state, Phase::Sweeping, actions),
+        (Timer::Sweep, Phase::Sweeping) => {
+            state.unkillable = true;
+            actions.push(Action::GiveUpOnSurvivors);
+            after_harness(policy, state, actions);
+        }
+        (Timer::Sweep, Phase::SweepingWorker) => {
+            state.unkillable = true;
+            actions.push(Action::GiveUpOnSurvivors);
+            after_worker(policy, state, actions);
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

@@ -1,0 +1,603 @@
+//! The loop of a guard process: sleep, turn what happened into events, carry out what `decide` says.
+//!
+//! It runs in the supervisor, and in the monitor, which mostly watches and goes on from here when the
+//! supervisor dies. It sleeps in one `ppoll(2)` and wakes for events only.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::unistd::{getpid, getppid};
+
+use crate::duration;
+use crate::guard::acquire::Request;
+use crate::guard::decide::{Phase, Policy, State, decide};
+use crate::guard::event::{Action, Cause, Event, Origin, Timer, WorkerEnd};
+use crate::guard::finish::{self, Facts};
+use crate::guard::protocol::{Channel, GATE_CLOSED, Gate, Message};
+use crate::guard::run::Run;
+use crate::guard::self_deadlock::SelfDeadlock;
+use crate::guard::teardown;
+use crate::settings::{Session, StopScope, Survivors, Teardown};
+use crate::sys::process::{self, Children, Ended, Pid};
+use crate::sys::signal::Received;
+use crate::sys::time::{self, Alarm};
+use crate::sys::{fd, signal};
+use crate::tree::{self, Tree};
+
+/// The other guard process.
+pub enum Peer {
+    /// For the supervisor: the monitor, its parent.
+    Monitor {
+        /// Readable when it has ended.
+        pidfd: Option<OwnedFd>,
+    },
+    /// For the monitor: the supervisor, its child.
+    Supervisor(Pid),
+    /// It is gone.
+    Gone,
+}
+
+/// The loop and what it looks after.
+pub struct Engine {
+    run: Run,
+    policy: Policy,
+    state: State,
+    peer: Peer,
+    channel: Channel,
+    tree: Tree,
+    alarm: Alarm,
+    timers: BTreeMap<Timer, Duration>,
+    queue: VecDeque<Event>,
+    /// What happened to the run that no decision depends on.
+    facts: Facts,
+    worker: Option<Pid>,
+    /// Tells of an exec that failed; closed by one that worked.
+    exec_error: Option<File>,
+    caller_watched: bool,
+    outputs: Vec<BorrowedFd<'static>>,
+    self_deadlock: SelfDeadlock,
+    /// A child may have ended, or be left to end.
+    look_at_children: bool,
+    end: Option<u8>,
+}
+
+impl Engine {
+    /// The monitor's, once it has forked `supervisor`.
+    ///
+    /// # Errors
+    /// When the kernel has no timer for us.
+    pub fn monitor(run: Run, channel: Channel, supervisor: Pid) -> std::io::Result<Self> {
+        let noted = run.noted.clone();
+        Engine::new(run, State::monitor(), channel, Peer::Supervisor(supervisor), noted)
+    }
+
+    /// The supervisor's, with the harness behind its gate.
+    ///
+    /// # Errors
+    /// When the kernel has no timer for us.
+    pub fn supervisor(run: Run, channel: Channel, monitor: Option<OwnedFd>, harness: Pid, exec_error: OwnedFd) -> std::io::Result<Self> {
+        let mut engine = Engine::new(run, State::supervisor(), channel, Peer::Monitor { pidfd: monitor }, HashSet::new())?;
+        engine.facts.harness = Some(harness);
+        fd::set_nonblocking(&exec_error)?;
+        engine.exec_error = Some(exec_error.into());
+        if engine.run.settings.stop_on_closed_output {
+            engine.outputs = fd::watchable_outputs();
+        }
+        Ok(engine)
+    }
+
+    fn new(run: Run, state: State, channel: Channel, peer: Peer, noted: HashSet<Pid>) -> std::io::Result<Self> {
+        let settings = &run.settings;
+        let policy = Policy {
+            grace: settings.grace,
+            deadline: settings.deadline,
+            stop_signal: settings.stop_signal.map(|signal| signal as i32),
+            survivors: settings.survivors,
+            teardown: settings.teardown != Teardown::None,
+            teardown_on: settings.teardown_on,
+            session: settings.session,
+        };
+        Ok(Engine {
+            policy,
+            state,
+            peer,
+            channel,
+            tree: Tree::new(noted),
+            alarm: Alarm::new()?,
+            timers: BTreeMap::new(),
+            queue: VecDeque::new(),
+            facts: Facts::default(),
+            worker: None,
+            exec_error: None,
+            caller_watched: true,
+            outputs: Vec::new(),
+            self_deadlock: SelfDeadlock::new(&run.locks),
+            look_at_children: true,
+            end: None,
+            run,
+        })
+    }
+
+    /// In the supervisor: lets the harness go, unless a request to stop has come meanwhile.
+    pub fn open_gate(&mut self, gate: Gate) {
+        self.hear_peer();
+        fd::deliver_pending();
+        let received = self.run.delivery.take();
+        let asked = self.queue.iter().any(|event| matches!(event, Event::StopRequested { .. } | Event::CallerGone))
+            || received.iter().any(|signal| Request::of(signal.signal) == Request::Stop);
+        if asked {
+            self.state.started = false;
+            drop(gate);
+        } else {
+            self.channel.tell(&Message::GateOpened);
+            gate.open();
+            let settings = &self.run.settings;
+            let now = time::now();
+            self.timers.extend(settings.deadline.map(|deadline| (Timer::Deadline, now + deadline)));
+            if let (Some(deadline), Some(warning)) = (settings.deadline, settings.warning) {
+                self.timers.insert(Timer::Warning, now + (deadline - warning.before));
+            }
+            self.timers.extend(self.self_deadlock.first_look().map(|delay| (Timer::SelfDeadlock, now + delay)));
+        }
+        self.signals(received);
+    }
+
+    /// Runs to the end; returns the status to exit with.
+    pub fn run(mut self) -> u8 {
+        loop {
+            self.handle_queue();
+            if let Some(status) = self.end {
+                return status;
+            }
+            if std::mem::take(&mut self.look_at_children) {
+                self.children();
+            } else {
+                self.sleep();
+            }
+        }
+    }
+
+    fn handle_queue(&mut self) {
+        while let Some(event) = self.queue.pop_front() {
+            self.handle(event);
+        }
+    }
+
+    fn sleep(&mut self) {
+        self.alarm.set(self.timers.values().min().copied());
+        let mut descriptors: Vec<(Source, BorrowedFd<'_>)> = vec![(Source::Alarm, self.alarm.as_fd())];
+        if !matches!(self.peer, Peer::Gone) {
+            descriptors.push((Source::Peer, self.channel.as_fd()));
+        }
+        if let Peer::Monitor { pidfd: Some(pidfd) } = &self.peer {
+            descriptors.push((Source::Monitor, pidfd.as_fd()));
+        }
+        if self.caller_watched && let Some(caller) = self.run.caller.ended() {
+            descriptors.push((Source::Caller, caller));
+        }
+        if let Some(exec_error) = &self.exec_error {
+            descriptors.push((Source::ExecError, exec_error.as_fd()));
+        }
+        descriptors.extend(self.outputs.iter().map(|output| (Source::Output, *output)));
+        let polled: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, descriptor)| *descriptor).collect();
+        let ready = fd::wait(&polled);
+        let sources: Vec<Source> = descriptors.iter().zip(ready).filter(|(_, ready)| *ready).map(|((source, _), _)| *source).collect();
+        self.collect(&sources);
+    }
+
+    /// Turns what woke us into events. Requests come before ends: a signal to all processes at once must be
+    /// seen as a request, also when the harness was faster to die of it.
+    fn collect(&mut self, ready: &[Source]) {
+        let received = self.run.delivery.take();
+        self.signals(received);
+        if ready.contains(&Source::Peer) {
+            self.hear_peer();
+        }
+        if ready.contains(&Source::Monitor) {
+            self.monitor_gone();
+        }
+        if ready.contains(&Source::Caller) {
+            self.caller_watched = false;
+            self.queue.push_back(Event::CallerGone);
+        }
+        if ready.contains(&Source::Output) && fd::any_reader_gone(&self.outputs) {
+            self.outputs.clear();
+            self.queue.push_back(Event::OutputClosed);
+        }
+        if ready.contains(&Source::ExecError) {
+            self.read_exec_error();
+        }
+        self.ring();
+    }
+
+    fn signals(&mut self, received: Vec<Received>) {
+        for Received { signal: number, from_kernel } in received {
+            match Request::of(number) {
+                Request::Stop => {
+                    let origin = if from_kernel { Origin::Terminal } else { Origin::Process };
+                    self.queue.push_back(Event::StopRequested { signal: number, origin });
+                }
+                Request::Suspend => self.queue.push_back(Event::Suspend),
+                Request::Other if number == signal::parent_death() => self.parent_may_be_gone(),
+                Request::Other if number == Signal::SIGCHLD as i32 => self.look_at_children = true,
+                Request::Other => self.queue.push_back(Event::Forward(number)),
+            }
+        }
+    }
+
+    /// The parent-death signal is a hint: it also comes when only the thread that forked us has ended, and
+    /// before the parent's pidfd is readable. `getppid()` knows.
+    fn parent_may_be_gone(&mut self) {
+        match &self.peer {
+            Peer::Monitor { .. } => self.monitor_gone(),
+            _ if self.run.caller.is_gone() => self.queue.push_back(Event::CallerGone),
+            _ => tracing::debug!(event = "parent-thread-ended", "the parent's thread ended, the parent lives on: ignored"),
+        }
+    }
+
+    fn monitor_gone(&mut self) {
+        if matches!(self.peer, Peer::Monitor { .. }) && getppid() != self.run.monitor {
+            self.peer = Peer::Gone;
+            self.queue.push_back(Event::PeerGone);
+        } else if let Peer::Monitor { pidfd } = &mut self.peer {
+            // A thread of it ended; or the descriptor was faster than our adoption: then the signal follows.
+            pidfd.take();
+        }
+    }
+
+    fn hear_peer(&mut self) {
+        while let Some(message) = self.channel.heard() {
+            self.remember(&message);
+            if matches!(self.peer, Peer::Monitor { .. }) {
+                let request = match message {
+                    Message::Stop { signal, origin } => Event::StopRequested { signal, origin },
+                    Message::CallerGone => Event::CallerGone,
+                    Message::Forward { signal } => Event::Forward(signal),
+                    Message::Suspend => Event::Suspend,
+                    Message::Resume => Event::Resume,
+                    _ => continue,
+                };
+                if request != Event::Suspend {
+                    self.channel.tell(&Message::Acknowledged);
+                }
+                self.queue.push_back(request);
+            } else {
+                self.queue.push_back(Event::Told(message));
+            }
+        }
+    }
+
+    /// What only a takeover's actions and the report need.
+    fn remember(&mut self, message: &Message) {
+        match message {
+            Message::HarnessIs { pid } => self.facts.harness = Some(Pid::from_raw(*pid)),
+            Message::WorkerIs { pid } => self.worker = Some(Pid::from_raw(*pid)),
+            Message::Swept { killed, unkillable } => {
+                self.facts.survivors_killed += killed;
+                self.facts.unkillable.clone_from(unkillable);
+            }
+            _ => {}
+        }
+    }
+
+    fn read_exec_error(&mut self) {
+        let Some(pipe) = &mut self.exec_error else { return };
+        let mut number = [0; 4];
+        match pipe.read(&mut number) {
+            // Closed by the exec: it worked.
+            Ok(0) => {
+                self.exec_error = None;
+                tracing::debug!(event = "started", pid = self.facts.harness.map(Pid::as_raw), "harness started");
+            }
+            Ok(4) => {
+                self.exec_error = None;
+                let error = self.run.program.explain(Errno::from_raw(i32::from_ne_bytes(number)));
+                tracing::error!(event = "exec-failed", "{error}");
+                self.queue.push_back(Event::ExecFailed { status: error.exit_status() as u8 });
+            }
+            _ => {}
+        }
+    }
+
+    fn ring(&mut self) {
+        let now = time::now();
+        let due: Vec<Timer> = self.timers.iter().filter(|(_, at)| **at <= now).map(|(timer, _)| *timer).collect();
+        for timer in due {
+            self.timers.remove(&timer);
+            if timer == Timer::SelfDeadlock {
+                self.look_for_self_deadlock(now);
+            } else {
+                self.queue.push_back(Event::TimeUp(timer));
+            }
+        }
+    }
+
+    fn look_for_self_deadlock(&mut self, now: Duration) {
+        if self.state.phase != Phase::Running {
+            return;
+        }
+        let (next, hopeless) = self.self_deadlock.look(&self.tree);
+        self.timers.insert(Timer::SelfDeadlock, now + next);
+        self.queue.extend(hopeless.map(Event::SelfDeadlock));
+    }
+
+    /// Children that ended or stopped. Each end is told, and decided about, before the child is reaped.
+    fn children(&mut self) {
+        while let Children::Ended(pid, how) = process::peek_ended() {
+            self.child_ended(pid, how);
+        }
+        match self.peer {
+            Peer::Supervisor(supervisor) if process::was_stopped(supervisor) => self.handle(Event::PeerStopped),
+            _ => {}
+        }
+        if let Some(worker) = self.worker
+            && process::was_stopped(worker)
+        {
+            self.handle(Event::WorkerStopped);
+        }
+        self.sweep_round();
+    }
+
+    fn child_ended(&mut self, pid: Pid, how: Ended) {
+        if matches!(self.peer, Peer::Supervisor(supervisor) if supervisor == pid) {
+            self.supervisor_ended(pid, how);
+            return;
+        }
+        if self.facts.harness == Some(pid) && self.state.harness.is_none() {
+            // Written before the harness ended, so it is there now.
+            self.read_exec_error();
+            self.handle_queue();
+            self.handle(Event::HarnessEnded(how));
+        } else if self.worker == Some(pid) {
+            self.worker_ended(how);
+        }
+        self.tree.reap(pid);
+    }
+
+    /// Only now, with the supervisor reaped and its last words heard, is its word complete.
+    fn supervisor_ended(&mut self, pid: Pid, how: Ended) {
+        self.tree.reap(pid);
+        self.hear_peer();
+        self.handle_queue();
+        self.peer = Peer::Gone;
+        tracing::debug!(event = "supervisor-ended", pid = pid.as_raw(), "supervisor ended: {how:?}");
+        self.handle(Event::PeerGone);
+        // Its children are ours now, and some may have ended before they were.
+        if self.state.worker_runs && self.worker.is_none_or(|worker| process::peek_child(worker) == Children::None) {
+            self.worker_ended(Ended::Signal(Signal::SIGKILL as i32));
+        }
+    }
+
+    fn worker_ended(&mut self, how: Ended) {
+        self.worker = None;
+        let end = match (how, self.run.result.get()) {
+            // Also of one that was killed after its last deed.
+            (_, Some(outcome)) => WorkerEnd::Finished(outcome),
+            (Ended::Code(GATE_CLOSED), None) => WorkerEnd::NeverRan,
+            (_, None) => WorkerEnd::Died,
+        };
+        if end == WorkerEnd::Died {
+            tracing::warn!(event = "worker-killed", "the teardown was killed from outside");
+        }
+        self.handle(Event::WorkerEnded(end));
+    }
+
+    /// While the tree is being ended: one more round, and the good news when there is nobody left.
+    fn sweep_round(&mut self) {
+        loop {
+            let sweeping = matches!(self.state.phase, Phase::Sweeping | Phase::SweepingWorker);
+            if !sweeping && self.state.phase != Phase::Surviving {
+                return;
+            }
+            if self.tree.is_empty() {
+                self.handle(Event::TreeEmpty);
+                continue;
+            }
+            if sweeping {
+                self.tree.kill_children();
+            }
+            return;
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let before = self.state.phase;
+        let (state, actions) = decide(&self.policy, self.state.clone(), time::now(), event);
+        self.state = state;
+        let was_ending = matches!(before, Phase::Surviving | Phase::Sweeping);
+        if was_ending && !matches!(self.state.phase, Phase::Surviving | Phase::Sweeping) {
+            self.survivors_done();
+        }
+        for action in actions {
+            self.act(action);
+        }
+        // Where there is nobody to be killed, no SIGCHLD will tell.
+        self.look_at_children |= self.state.phase != before;
+    }
+
+    fn survivors_done(&mut self) {
+        let killed = self.tree.ended();
+        if killed > 0 {
+            let processes = if killed == 1 { "process" } else { "processes" };
+            let names = self.tree.ended_names();
+            tracing::info!(event = "survivors-killed", "killed {killed} {processes} that outlived the harness: {names}");
+        }
+        self.facts.survivors_killed += killed;
+        self.tree.forget_ended();
+        self.channel.tell(&Message::Swept { killed, unkillable: self.facts.unkillable.clone() });
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Tell(message) => {
+                if !matches!(self.peer, Peer::Gone) {
+                    self.channel.tell(&message);
+                }
+            }
+            Action::SignalHarness(number) => self.signal_harness(number),
+            Action::AnnounceStop { signal, grace } => self.announce_stop(signal, grace),
+            Action::ContinueTree => self.tree.continue_all(),
+            Action::KillHarness => {
+                let pid = self.facts.harness.map(Pid::as_raw);
+                tracing::warn!(event = "harness-killed", pid, "harness did not end in time: sent KILL to pid {}", pid.unwrap_or(0));
+                self.to_harness(Signal::SIGKILL as i32);
+            }
+            Action::StopHarness => self.to_harness_group(Signal::SIGSTOP as i32),
+            Action::ContinueHarness => self.to_harness_group(Signal::SIGCONT as i32),
+            Action::Warn => self.warn(),
+            Action::Arm(timer, delay) => {
+                self.timers.insert(timer, time::now() + delay);
+            }
+            Action::Disarm(timer) => {
+                self.timers.remove(&timer);
+            }
+            Action::TerminateSurvivors => self.tree.terminate(self.facts.harness),
+            Action::Sweep => self.tree.kill_children(),
+            Action::GiveUpOnSurvivors => self.give_up_on_survivors(),
+            Action::StartWorker => self.start_worker(),
+            Action::ContinueWorker => {
+                if let Some(worker) = self.worker {
+                    let _ = process::kill(worker, Signal::SIGCONT as i32);
+                }
+            }
+            Action::StopSelf => {
+                signal::stop_by_terminal();
+                if self.policy.session == Session::New {
+                    self.queue.push_back(Event::Resume);
+                }
+            }
+            Action::ContinuePeer => self.to_supervisor(Signal::SIGCONT as i32),
+            Action::KillPeer => {
+                tracing::warn!(event = "supervisor-silent", "the supervisor does not answer: killing it and going on in its place");
+                self.to_supervisor(Signal::SIGKILL as i32);
+            }
+            Action::AnnounceTakeover => {
+                self.facts.takeover = true;
+                tracing::warn!(event = "takeover", "the supervisor is gone: the monitor finishes the run");
+            }
+            Action::Finish => self.end = Some(finish::finish(&self.run, &self.state, &self.facts, &self.channel)),
+            Action::Exit(status) => {
+                self.run.release_locks();
+                self.end = Some(status);
+            }
+        }
+    }
+
+    /// A harness that was reaped has a number that may be another's.
+    fn to_harness(&self, number: i32) {
+        if let (Some(harness), None) = (self.facts.harness, self.state.harness) {
+            let _ = process::kill(harness, number);
+        }
+    }
+
+    /// The whole group; in the caller's session that would be the caller's own, so there the leader alone.
+    fn to_harness_group(&self, number: i32) {
+        match (self.facts.harness, self.state.harness, self.policy.session) {
+            (Some(harness), None, Session::New) => {
+                let _ = process::kill_group(harness, number);
+            }
+            _ => self.to_harness(number),
+        }
+    }
+
+    fn signal_harness(&self, number: i32) {
+        match self.run.settings.stop_scope {
+            StopScope::Leader => self.to_harness(number),
+            StopScope::Group => self.to_harness_group(number),
+        }
+    }
+
+    fn to_supervisor(&self, number: i32) {
+        if let Peer::Supervisor(supervisor) = self.peer {
+            let _ = process::kill(supervisor, number);
+        }
+    }
+
+    fn announce_stop(&self, number: i32, grace: Duration) {
+        let Some(harness) = self.facts.harness else { return };
+        let why = match self.state.cause {
+            Some(Cause::Deadline) => {
+                format!("deadline {} reached", duration::show(self.policy.deadline.unwrap_or_default()))
+            }
+            Some(Cause::Signal(asked)) => format!("got {}", signal::name(asked)),
+            Some(Cause::ParentGone) => "the caller is gone".to_owned(),
+            Some(Cause::OutputClosed) => "nobody reads the output any more".to_owned(),
+            Some(Cause::SelfDeadlock) => "the harness waits for the lock of its own run".to_owned(),
+            _ => "stopping".to_owned(),
+        };
+        tracing::info!(
+            event = "stop",
+            pid = harness.as_raw(),
+            "{why}: sent {} to pid {harness}, KILL after {}",
+            signal::name(number),
+            duration::show(grace)
+        );
+    }
+
+    fn warn(&self) {
+        let Some(warning) = self.run.settings.warning else { return };
+        tracing::warn!(event = "deadline-near", "deadline in {}", duration::show(warning.before));
+        if let Some(number) = warning.signal {
+            self.to_harness(number as i32);
+        }
+    }
+
+    fn give_up_on_survivors(&mut self) {
+        let left = self.tree.descendants();
+        tracing::error!(event = "unkillable", "could not kill: {}", tree::names(&left));
+        self.facts.unkillable = left.iter().map(|process| format!("{} ({})", process.pid, process.name)).collect();
+        // They are known now: nothing later waits for them once more.
+        self.tree.note_all();
+        self.channel.tell(&Message::Swept { killed: 0, unkillable: self.facts.unkillable.clone() });
+    }
+
+    fn start_worker(&mut self) {
+        if self.policy.survivors == Survivors::Leave {
+            // What the harness left stays; what the worker leaves will not.
+            self.tree.note_all();
+        }
+        self.run.result.clear();
+        match self.fork_worker() {
+            Ok((worker, gate)) => {
+                self.worker = Some(worker);
+                self.channel.tell(&Message::WorkerIs { pid: worker.as_raw() });
+                gate.open();
+            }
+            Err(error) => {
+                tracing::error!(event = "teardown-failed", "cannot start the teardown: {error}");
+                self.queue.push_back(Event::WorkerEnded(WorkerEnd::Died));
+            }
+        }
+    }
+
+    fn fork_worker(&mut self) -> std::io::Result<(Pid, Gate)> {
+        let mut gate = Some(Gate::new()?);
+        let forker = getpid();
+        let worker = process::fork(|| {
+            if !gate.take().is_some_and(Gate::wait) {
+                return GATE_CLOSED;
+            }
+            teardown::work(&mut self.run, &self.state, &self.facts, &self.channel, forker)
+        })?;
+        let gate = gate.ok_or_else(|| std::io::Error::other("the gate is gone"))?;
+        Ok((worker, gate))
+    }
+}
+
+/// What woke us.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Alarm,
+    Peer,
+    Monitor,
+    Caller,
+    ExecError,
+    Output,
+}

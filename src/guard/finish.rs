@@ -1,0 +1,118 @@
+//! The end of a run, by whoever is in charge: clean up, report, say it, release the locks.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::duration;
+use crate::guard::decide::State;
+use crate::guard::event::Cause;
+use crate::guard::protocol::{Channel, Message};
+use crate::guard::report::{HarnessReport, Report, TeardownReport};
+use crate::guard::run::Run;
+use crate::sys::process::{self, Pid};
+use crate::sys::time;
+use crate::teardown::{Outcome, Verdict};
+
+/// What the report tells and no decision depends on.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The harness.
+    pub harness: Option<Pid>,
+    /// How many had to be ended after it.
+    pub survivors_killed: u32,
+    /// Those that could not be.
+    pub unkillable: Vec<String>,
+    /// The monitor had to go on in the supervisor's place.
+    pub takeover: bool,
+}
+
+/// Does all that is left to do; returns the exit status.
+pub fn finish(run: &Run, state: &State, facts: &Facts, monitor: &Channel) -> u8 {
+    let status = state.exit_status();
+    run.state.remove(facts.harness);
+    if let Some(file) = &run.report {
+        file.write(&report(run, state, facts, status));
+    }
+    say(run, state, status);
+    // Before the release: a monitor that hears this has nothing left to do but that.
+    monitor.tell(&Message::Finished { status });
+    run.release_locks();
+    // A stopped monitor would keep its descriptors, and the caller waiting.
+    if nix::unistd::getpid() != run.monitor && nix::unistd::getppid() == run.monitor {
+        let _ = process::kill(run.monitor, Signal::SIGCONT as i32);
+    }
+    status
+}
+
+/// The report of a run whose harness was never started.
+pub fn report_refusal(run_id: &str, apps: Vec<String>, cause: Cause, status: u8, lock_wait: Duration) -> Report {
+    Report {
+        schema: 1,
+        run_id: run_id.to_owned(),
+        apps,
+        cause: cause.name(),
+        signal: cause.signal_name(),
+        exit_code: status,
+        harness: HarnessReport::default(),
+        lock_wait_s: lock_wait.as_secs_f64(),
+        elapsed_s: lock_wait.as_secs_f64(),
+        survivors_killed: 0,
+        survivors_unkillable: Vec::new(),
+        teardown: TeardownReport::from(None),
+        takeover: false,
+    }
+}
+
+fn report(run: &Run, state: &State, facts: &Facts, status: u8) -> Report {
+    let cause = state.cause.unwrap_or(Cause::SupervisorGone);
+    let apps = run.settings.apps.iter().map(ToString::to_string).collect();
+    let harness = HarnessReport {
+        pid: facts.harness.map(Pid::as_raw).filter(|_| state.started),
+        status: state.harness.filter(|_| state.started),
+    };
+    Report {
+        harness,
+        elapsed_s: time::now().saturating_sub(run.began).as_secs_f64(),
+        survivors_killed: facts.survivors_killed,
+        survivors_unkillable: facts.unkillable.clone(),
+        teardown: TeardownReport::from(state.teardown.as_ref()),
+        takeover: facts.takeover,
+        ..report_refusal(run.state.id().as_str(), apps, cause, status, run.lock_wait)
+    }
+}
+
+/// The last line. A harness that ended by itself with nothing to tear down needs none.
+fn say(run: &Run, state: &State, status: u8) {
+    let released = if run.locks.iter().any(|lock| !lock.is_borrowed()) { "; lock released" } else { "" };
+    match (&state.teardown, state.cause) {
+        (Some(outcome), _) => say_torn_down(run, outcome, released, status),
+        (None, Some(Cause::HarnessExit | Cause::GuardError(_)) | None) => {
+            tracing::debug!(event = "finished", "finished{released}; exit {status}");
+        }
+        (None, Some(cause)) => {
+            tracing::info!(event = "finished", "run ended ({}){released}; exit {status}", cause.name());
+        }
+    }
+}
+
+fn say_torn_down(run: &Run, outcome: &Outcome, released: &str, status: u8) {
+    let names: Vec<&str> = if outcome.apps.is_empty() {
+        run.settings.apps.iter().map(|app| app.as_str()).collect()
+    } else {
+        outcome.apps.iter().filter(|app| app.result != Verdict::Skipped).map(|app| app.app.as_str()).collect()
+    };
+    let names = if names.is_empty() { "the run".to_owned() } else { names.join(", ") };
+    let time = duration::show(Duration::from_secs_f64(outcome.elapsed_s.max(0.0)));
+    match outcome.result {
+        Verdict::Ok => tracing::info!(event = "torn-down", "torn down {names} in {time}{released}; exit {status}"),
+        Verdict::Skipped => tracing::warn!(event = "teardown-skipped", "nothing torn down: not ours any more{released}; exit {status}"),
+        Verdict::Timeout => tracing::error!(event = "teardown-timeout", "teardown of {names} ran into its limit after {time}{released}; exit {status}"),
+        Verdict::Partial | Verdict::Failed => {
+            let number = outcome.status.map(|number| format!(" (status {number})")).unwrap_or_default();
+            tracing::error!(event = "teardown-failed", "teardown of {names} failed{number} after {time}{released}; exit {status}");
+        }
+    }
+}

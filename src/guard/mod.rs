@@ -1,0 +1,185 @@
+//! One guarded run: `run`, and `exec` in place.
+//!
+//! The story: check that we are nobody's orphan, find the command, claim the run's id, take the locks, fork
+//! the supervisor, watch. `docs/architecture.md` draws the processes; `decide` has the rules.
+
+#![forbid(unsafe_code)]
+
+mod acquire;
+mod decide;
+mod engine;
+mod event;
+mod finish;
+mod in_place;
+mod locks;
+mod orphan;
+mod protocol;
+mod report;
+mod run;
+mod self_deadlock;
+mod supervisor;
+mod teardown;
+
+pub use orphan::Birth;
+
+use std::collections::HashSet;
+
+use nix::sys::signal::Signal;
+use nix::unistd::getpid;
+
+use crate::cli::RunArgs;
+use crate::error::Error;
+use crate::exit_status::ExitStatus;
+use crate::guard::acquire::{Listener, Refused};
+use crate::guard::engine::Engine;
+use crate::guard::event::Cause;
+use crate::guard::orphan::Caller;
+use crate::guard::protocol::Channel;
+use crate::guard::report::ReportFile;
+use crate::guard::run::Run;
+use crate::harness::Program;
+use crate::run_state::RunState;
+use crate::settings::{self, Form, RunSettings};
+use crate::sys::process::{self, Pid};
+use crate::sys::signal::{self, Delivery, Inherited};
+use crate::sys::time;
+use crate::teardown::ResultSlot;
+use crate::{log, tree};
+
+/// Runs a command under guard; returns the status to exit with.
+pub fn start(birth: Birth, form: Form, args: &RunArgs) -> u8 {
+    let settings = settings::resolve_log(&args.log).and_then(log::start).and_then(|()| settings::resolve_run(form, args));
+    match settings {
+        Err(error) => {
+            log::say_error(&error.to_string());
+            error.exit_status() as u8
+        }
+        Ok(settings) => match form {
+            Form::Run => guarded(birth, settings),
+            Form::Exec => refused(in_place::become_harness(birth, &settings)).1,
+        },
+    }
+}
+
+/// Says why a run was not started; returns the cause and the status.
+fn refused(why: Refused) -> (Cause, u8) {
+    match why {
+        Refused::Asked(cause) => {
+            let status = match cause {
+                Cause::Signal(number) => 128 + u8::try_from(number).unwrap_or(0),
+                _ => ExitStatus::Terminated as u8,
+            };
+            tracing::info!(event = "finished", "stopped before the harness was started ({}); exit {status}", cause.name());
+            (cause, status)
+        }
+        Refused::Failed(error) => {
+            tracing::error!(event = "error", "{error}");
+            let status = error.exit_status() as u8;
+            let cause = if status == ExitStatus::LockTimeout as u8 { Cause::LockTimeout } else { Cause::GuardError(status) };
+            (cause, status)
+        }
+    }
+}
+
+fn guarded(birth: Birth, settings: RunSettings) -> u8 {
+    let began = time::now();
+    let report = match settings.report.as_deref().map(ReportFile::open).transpose() {
+        Ok(report) => report,
+        Err(error) => return refused(error.into()).1,
+    };
+    let apps: Vec<String> = settings.apps.iter().map(ToString::to_string).collect();
+    let mut run_id = String::new();
+    match prepare(birth, settings, began, &mut run_id) {
+        Ok(run) => watch(Run { report, ..run }),
+        Err(why) => {
+            let (cause, status) = refused(why);
+            if let Some(file) = &report {
+                file.write(&finish::report_refusal(&run_id, apps, cause, status, time::now().saturating_sub(began)));
+            }
+            status
+        }
+    }
+}
+
+/// Everything up to the first fork. The order closes windows; `docs/design/orphan-check.md` names them.
+fn prepare(birth: Birth, settings: RunSettings, began: std::time::Duration, run_id: &mut String) -> Result<Run, Refused> {
+    let delivery = prepare_signals(&birth.inherited)?;
+    let caller = Caller::watch(&settings, &birth, signal::parent_death())?;
+    let program = Program::find(&settings.command, settings.search_path.as_deref())?;
+    process::set_subreaper().map_err(Error::system("cannot become a subreaper"))?;
+    let noted = existing_children();
+    let monitor = getpid();
+    let state = RunState::claim(&settings, monitor)?;
+    state.id().as_str().clone_into(run_id);
+    log::set_run_id(state.id().as_str());
+    let waits_from = time::now();
+    let listener = Listener { delivery: &delivery, caller: &caller };
+    // The last look before the forks: a request that came in the moment of the grant starts nothing.
+    let taken = locks::take(&settings, &state, &listener).and_then(|taken| listener.check().map(|()| taken));
+    let (lock_directory, locks) = taken.inspect_err(|_| state.remove(None))?;
+    let result = ResultSlot::new().map_err(Error::system("cannot make shared memory")).inspect_err(|_| state.remove(None))?;
+    Ok(Run {
+        deadline_at: run::deadline_at(&settings),
+        lock_wait: time::now().saturating_sub(waits_from),
+        settings,
+        birth,
+        delivery,
+        caller,
+        monitor,
+        program,
+        report: None,
+        lock_directory,
+        locks,
+        state,
+        result,
+        noted,
+        began,
+    })
+}
+
+/// Forks the supervisor and watches it, to the end of the run.
+fn watch(run: Run) -> u8 {
+    let forked = Channel::pair().and_then(|(ours, theirs)| {
+        let mut for_supervisor = Some((run, theirs));
+        let supervisor = process::fork(|| match for_supervisor.take() {
+            Some((run, channel)) => supervisor::supervise(run, channel),
+            None => i32::from(ExitStatus::CannotStart as u8),
+        });
+        // The monitor keeps its own copy of all that the supervisor was given, but its end of the channel.
+        let run = for_supervisor.take().map(|(run, _)| run);
+        Ok((supervisor?, ours, run))
+    });
+    let started = forked.and_then(|(supervisor, channel, run)| {
+        let _ = std::env::set_current_dir("/");
+        let run = run.ok_or_else(|| std::io::Error::other("lost the run"))?;
+        Engine::monitor(run, channel, supervisor)
+    });
+    match started {
+        Ok(engine) => engine.run(),
+        Err(error) => refused(Error::System { what: "cannot start the supervisor", error }.into()).1,
+    }
+}
+
+/// The signals that guard processes handle. One that the caller ignores stays ignored, for guard and harness:
+/// `nohup` means it. TERM is handled all the same, since a run that can't be ended is nobody's wish.
+fn prepare_signals(inherited: &Inherited) -> Result<Delivery, Error> {
+    use Signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH};
+    let unless_ignored = [SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH];
+    let mut handled = vec![SIGTERM as i32, SIGCHLD as i32, signal::parent_death()];
+    handled.extend(unless_ignored.iter().map(|&number| number as i32).filter(|&number| !inherited.ignores(number)));
+    // A message to a terminal whose foreground we are not must not stop us.
+    signal::ignore(Signal::SIGTTOU);
+    Delivery::new(&handled).map_err(Error::system("cannot handle signals"))
+}
+
+/// Children that we inherited by being exec'd in a process that had some: never ours to kill.
+fn existing_children() -> HashSet<Pid> {
+    match process::peek_ended() {
+        process::Children::None => HashSet::new(),
+        _ => {
+            let mut tree = tree::Tree::default();
+            tree.note_all();
+            tree.into_noted()
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What monitor and supervisor tell each other, and the gate that a child waits at.
+//!
+//! The *order* of messages is the protocol: whatever the supervisor is about to do is said before it is done,
+//! so that a monitor that takes over after a SIGKILL at any moment knows at least as much as has happened.
+//! Messages travel over a socket pair that keeps their bounds. Neither side ever waits for the other, and the
+//! end of the file means nothing: forked children hold copies of the socket.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use crate::guard::event::{Cause, Origin};
+use crate::sys::fd;
+use crate::sys::process::Ended;
+use crate::teardown::Outcome;
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Message {
+    // From the monitor: requests, each of which is answered by `Acknowledged` (or `Suspended`).
+    /// Somebody asked the monitor to stop.
+    Stop { signal: i32, origin: Origin },
+    /// The monitor's parent is gone.
+    CallerGone,
+    /// Pass this signal on to the harness.
+    Forward { signal: i32 },
+    /// Stop the harness for ^Z.
+    Suspend,
+    /// Continue it.
+    Resume,
+
+    // From the supervisor: what it is about to do, or has learnt.
+    /// The harness waits at its gate.
+    HarnessIs { pid: i32 },
+    /// The gate is about to be opened: from now on the harness may have run.
+    GateOpened,
+    /// The command could not be executed after all.
+    NeverStarted { status: u8 },
+    /// Why the run ends.
+    CauseIs(Cause),
+    /// How the harness ended.
+    HarnessEnded(Ended),
+    /// Survivors were ended; some could not be.
+    Swept { killed: u32, unkillable: Vec<String> },
+    /// A worker waits at its gate, or tears down already.
+    WorkerIs { pid: i32 },
+    /// What the teardown came to; nothing, where the worker was killed.
+    WorkerEnded(Option<Outcome>),
+    /// A request was heard.
+    Acknowledged,
+    /// The harness is stopped, as asked.
+    Suspended,
+    /// All is done but the release of the lock: exit with this status.
+    Finished { status: u8 },
+}
+
+/// One end of the conversation.
+pub struct Channel {
+    socket: OwnedFd,
+}
+
+impl Channel {
+    /// Two ends.
+    ///
+    /// # Errors
+    /// What socketpair(2) gives.
+    pub fn pair() -> io::Result<(Channel, Channel)> {
+        let (one, other) = fd::message_pair()?;
+        Ok((Channel { socket: one }, Channel { socket: other }))
+    }
+
+    /// Says something, or not: a peer that is stopped and has a full buffer learns what it missed when it is
+    /// found dead or takes over.
+    pub fn tell(&self, message: &Message) {
+        let text = serde_json::to_vec(message).unwrap_or_default();
+        let _ = fd::send_now(&self.socket, &text);
+    }
+
+    /// The next message that is there, without waiting.
+    pub fn heard(&self) -> Option<Message> {
+        // Far larger than any message: the longest lists the apps of a teardown.
+        let mut buffer = vec![0; 256 * 1024];
+        let length = fd::receive_now(&self.socket, &mut buffer)?;
+        serde_json::from_slice(&buffer[..length]).ok()
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Exit status of a child whose gate was never opened: it has done nothing.
+pub const GATE_CLOSED: i32 = 99;
+
+/// The parent's side of a gate.
+pub struct Gate {
+    write: OwnedFd,
+    read: OwnedFd,
+}
+
+impl Gate {
+    /// A gate for the next child.
+    ///
+    /// # Errors
+    /// What pipe2(2) gives.
+    pub fn new() -> io::Result<Self> {
+        let (read, write) = fd::pipe()?;
+        Ok(Gate { write, read })
+    }
+
+    /// In the parent: lets the child go.
+    pub fn open(self) {
+        let _ = std::fs::File::from(self.write).write(&[1]);
+    }
+
+    /// In the child: waits for the parent's word. False: the parent died or thought better of it.
+    pub fn wait(self) -> bool {
+        // Our own copy of the writing end would keep the end of the file away for ever.
+        drop(self.write);
+        let mut byte = [0];
+        matches!(std::fs::File::from(self.read).read(&mut byte), Ok(1))
+    }
+}

@@ -1,0 +1,91 @@
+//! A guarded run's teardown, in the worker process: gathers the apps, runs the worker, and ends the run itself
+//! when nobody else is left to do it.
+
+#![forbid(unsafe_code)]
+
+use nix::unistd::getppid;
+
+use crate::guard::decide::State;
+use crate::guard::finish::{self, Facts};
+use crate::guard::protocol::Channel;
+use crate::guard::run::Run;
+use crate::app::AppName;
+use crate::lock::AppLock;
+use crate::lock::handoff::Handed;
+use crate::lock::path::LockDirectory;
+use crate::settings::Teardown;
+use crate::sys::process::{Ended, Pid};
+use crate::teardown::apps::{self, Noted};
+use crate::teardown::command::{self, Context};
+use crate::teardown::worker::{Step, Target, Worker};
+use crate::teardown::{Outcome, Verdict};
+
+/// The whole life of a worker that `forker` started; returns its exit status.
+pub fn work(run: &mut Run, state: &State, facts: &Facts, channel: &Channel, forker: Pid) -> i32 {
+    let outcome = tear_down(run, state, facts);
+    // Monitor and supervisor are both dead: nobody will reap us, so the end of the run is ours too.
+    let parent = getppid();
+    if parent != forker && parent != run.monitor {
+        let state = State { teardown: Some(outcome), ..state.clone() };
+        finish::finish(run, &state, facts, channel);
+    }
+    0
+}
+
+fn tear_down(run: &mut Run, state: &State, facts: &Facts) -> Outcome {
+    let Teardown::Command(command) = run.settings.teardown.clone() else { return Outcome::failed() };
+    let harness = facts.harness.unwrap_or(run.monitor);
+    let Ok(handed) = Handed::new(run.locks.iter()) else { return Outcome::failed() };
+    let context = Context {
+        environment: run.teardown_environment(&handed, harness),
+        cause: state.cause.map_or("supervisor-gone", |cause| cause.name()),
+        harness_status: state.harness.map(Ended::as_shell_status),
+        canonical_abra_dir: run.settings.canonical_abra_dir.clone(),
+    };
+    let opened = if run.lock_directory.is_none() { LockDirectory::open_or_create(&run.settings.lock_dir).ok() } else { None };
+    let directory = run.lock_directory.as_ref().or(opened.as_ref());
+    let (mut noted, left_alone) = noted_apps(run, directory, harness);
+
+    let mut locks: Vec<&mut AppLock> = run.locks.iter_mut().chain(noted.iter_mut()).collect();
+    let steps = |app: Option<&AppName>| vec![Step { argv: command::argv(&command), environment: command::environment(&context, app) }];
+    let mut targets: Vec<Target<'_>> = Vec::new();
+    for lock in locks.drain(..) {
+        let app = lock.app().clone();
+        targets.push(Target { steps: steps(Some(&app)), app: Some(app), lock: Some(lock) });
+    }
+    if targets.is_empty() && left_alone.is_empty() {
+        targets.push(Target { app: None, lock: None, steps: steps(None) });
+    }
+    let worker = Worker::become_worker(&run.delivery, &run.birth.inherited, directory, run.settings.teardown_timeout);
+    let outcome = match worker {
+        Ok(mut worker) => worker.run(targets, left_alone, &run.result),
+        Err(_) => Outcome { result: Verdict::Failed, ..Outcome::failed() },
+    };
+    for lock in &noted {
+        lock.release();
+    }
+    outcome
+}
+
+/// The apps that the harness noted, each with its lock; and the names of those that are another's.
+fn noted_apps(run: &Run, directory: Option<&LockDirectory>, harness: Pid) -> (Vec<AppLock>, Vec<String>) {
+    let (mut ours, mut left_alone) = (Vec::new(), Vec::new());
+    for entry in apps::read_noted(&run.state.noted_apps(harness)) {
+        let app = match entry {
+            Ok(app) if run.settings.apps.contains(&app) => continue,
+            Ok(app) => app,
+            Err(problem) => {
+                tracing::error!(event = "noted-app-invalid", "not torn down, since the noted name {problem}");
+                continue;
+            }
+        };
+        match apps::take(directory, &app, &run.settings.allow_list) {
+            Noted::Ours(lock) => ours.push(lock),
+            Noted::LeftAlone(why) => {
+                tracing::warn!(event = "noted-app-left", app = app.as_str(), "left {app} alone: it {why}");
+                left_alone.push(app.to_string());
+            }
+        }
+    }
+    (ours, left_alone)
+}

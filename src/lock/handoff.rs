@@ -1,0 +1,135 @@
+//! Handing a held lock down to a harness, and finding one that was handed down to us.
+//!
+//! A nested guard of the same app would wait for its own ancestor for ever. So it borrows: the descriptor
+//! that the environment names, when that is the right file and we can lock it (a no-op that proves that we
+//! share it); else, where an ancestor's `fdinfo` shows the lock, nothing but the knowledge that it is held.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::sys::stat::fstat;
+
+use crate::app::AppName;
+use crate::lock::path::LockDirectory;
+use crate::lock::{AppLock, Hold};
+use crate::sys::fd;
+use crate::sys::procfs::{self, FileId};
+
+/// The variables by which a guard hands its locks over; lists in the same order, joined by commas.
+pub mod variable {
+    /// The apps.
+    pub const APPS: &str = "CCCI_APP_DOMAIN";
+    /// The descriptors; an entry is empty where the lock is held by an ancestor that handed none over.
+    pub const FDS: &str = "CCCI_APP_LOCK_FD";
+    /// The lock files.
+    pub const PATHS: &str = "CCCI_APP_LOCK_PATH";
+    /// `dev:ino` of the lock files.
+    pub const IDS: &str = "CCCI_APP_LOCK_ID";
+}
+
+/// Locks as they are handed to a child: a duplicate of each description, and the variables that tell of it.
+///
+/// A duplicate, so that a harness that closes it, or makes it non-inheritable, changes nothing of ours.
+#[derive(Debug)]
+pub struct Handed {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    app: String,
+    path: OsString,
+    id: String,
+    fd: Option<OwnedFd>,
+}
+
+impl Handed {
+    /// Duplicates the descriptors; they stay close-on-exec until [`Handed::keep_over_exec`].
+    ///
+    /// # Errors
+    /// EMFILE of fcntl(2).
+    pub fn new<'a>(locks: impl Iterator<Item = &'a AppLock>) -> io::Result<Self> {
+        let entry = |lock: &AppLock| {
+            Ok(Entry {
+                app: lock.app().to_string(),
+                path: lock.path().as_os_str().to_owned(),
+                id: lock.id().to_string(),
+                fd: lock.duplicate()?,
+            })
+        };
+        Ok(Handed { entries: locks.map(entry).collect::<io::Result<_>>()? })
+    }
+
+    /// In the child that is about to exec.
+    pub fn keep_over_exec(&self) {
+        for entry in &self.entries {
+            if let Some(fd) = &entry.fd {
+                // Can't fail for a descriptor that we own.
+                let _ = fd::keep_over_exec(fd);
+            }
+        }
+    }
+
+    /// The variables; none where there is no lock.
+    pub fn variables(&self) -> Vec<(&'static str, OsString)> {
+        if self.entries.is_empty() {
+            return Vec::new();
+        }
+        let list = |text: fn(&Entry) -> OsString| {
+            let mut joined = OsString::new();
+            for (index, entry) in self.entries.iter().enumerate() {
+                if index > 0 {
+                    joined.push(",");
+                }
+                joined.push(text(entry));
+            }
+            joined
+        };
+        let number = |entry: &Entry| entry.fd.as_ref().map(|fd| fd.as_raw_fd().to_string()).unwrap_or_default().into();
+        vec![
+            (variable::APPS, list(|entry| entry.app.clone().into())),
+            (variable::FDS, list(number)),
+            (variable::PATHS, list(|entry| entry.path.clone())),
+            (variable::IDS, list(|entry| entry.id.clone().into())),
+        ]
+    }
+}
+
+/// One lock that the environment says we were handed.
+#[derive(Clone, Debug)]
+pub struct Inherited {
+    /// The app.
+    pub app: String,
+    /// The descriptor's number.
+    pub fd: Option<i32>,
+    /// `dev:ino`.
+    pub id: String,
+}
+
+/// The lock of a run above us, if there is one.
+pub fn borrow(directory: &LockDirectory, app: &AppName, handed: &[Inherited]) -> Option<AppLock> {
+    let id = directory.identity(app)?;
+    let hold = handed
+        .iter()
+        .filter(|handed| handed.app == app.as_str() && handed.id == id.to_string())
+        .find_map(|handed| shared_description(handed.fd?, id))
+        .map(Hold::Borrowed)
+        .or_else(|| procfs::ancestors().into_iter().any(|pid| procfs::holds_flock(pid, id)).then_some(Hold::Ancestor))?;
+    Some(AppLock { app: app.clone(), path: directory.file(app), id, hold })
+}
+
+fn shared_description(number: i32, id: FileId) -> Option<File> {
+    let inherited = fd::inherited(number)?;
+    let stat = fstat(inherited).ok()?;
+    if (FileId { device: stat.st_dev, inode: stat.st_ino }) != id {
+        return None;
+    }
+    let file = File::from(fd::duplicate_above(&inherited.as_fd(), super::HANDED_OVER).ok()?);
+    // The right file through another description is no proof: then this fails, since the real one is locked.
+    // Without a holder it would take the lock; that is an abandoned run's, and ours is the one that lives.
+    file.try_lock().ok().map(|()| file)
+}

@@ -1,0 +1,101 @@
+//! Who holds a lock: the line in the file, and what the kernel says. Hints for people, never a decision.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::duration;
+use crate::sys::process::Pid;
+use crate::sys::procfs::{self, FileId};
+
+/// Longest part of a command line that is written or shown.
+const COMMAND_MAX: usize = 200;
+
+/// The one line of JSON that a holder writes into its lock file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HolderLine {
+    /// The monitor.
+    pub pid: i32,
+    /// The run's id.
+    pub run_id: String,
+    /// The command as words with spaces between, cut to a readable length.
+    pub command: String,
+    /// Seconds since 1970 when the deadline passes, if the run has one and its harness is about to start.
+    pub deadline_at: Option<u64>,
+}
+
+impl HolderLine {
+    /// A line for a run of `command`, without a deadline.
+    pub fn new(pid: Pid, run_id: &str, command: &[std::ffi::OsString]) -> Self {
+        let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+        let command = words.join(" ").chars().take(COMMAND_MAX).collect();
+        HolderLine { pid: pid.as_raw(), run_id: run_id.to_owned(), command, deadline_at: None }
+    }
+
+    pub(super) fn to_json(&self) -> String {
+        let mut line = serde_json::to_string(self).unwrap_or_default();
+        line.push('\n');
+        line
+    }
+}
+
+/// What can be told of a holder.
+#[derive(Debug)]
+pub struct Holder {
+    /// Who took it, from `/proc/locks`, else from the line.
+    pub pid: Option<i32>,
+    /// The line, where it is the same process's.
+    pub line: Option<HolderLine>,
+    /// Since when: the file's modification time.
+    pub held_for: Option<Duration>,
+}
+
+/// Looks at a lock that another holds.
+pub(super) fn look(file: &File, id: FileId) -> Holder {
+    let mut buffer = [0; 4096];
+    let length = file.read_at(&mut buffer, 0).unwrap_or(0);
+    let line: Option<HolderLine> = serde_json::from_slice(&buffer[..length]).ok();
+    let taker = procfs::flock_taker(id).map(Pid::as_raw);
+    // A line that somebody else left says nothing of this holder (a Python harness writes none).
+    let line = line.filter(|line| taker.is_none_or(|pid| pid == line.pid));
+    let held_for =
+        file.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|since| SystemTime::now().duration_since(since).ok());
+    Holder { pid: taker.or(line.as_ref().map(|line| line.pid)), line, held_for }
+}
+
+impl Holder {
+    /// ` by pid 4242 (run 1187)`, or nothing.
+    pub fn in_short(&self) -> String {
+        match (self.pid, &self.line) {
+            (Some(pid), Some(line)) => format!(" by pid {pid} (run {})", line.run_id),
+            (Some(pid), None) => format!(" by pid {pid}"),
+            (None, _) => String::new(),
+        }
+    }
+}
+
+impl fmt::Display for Holder {
+    /// `held by pid 4242, run 1187, since 12m 40s: harness run nextcloud`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "held by pid {pid}")?,
+            None => write!(f, "holder unknown")?,
+        }
+        if let Some(line) = &self.line {
+            write!(f, ", run {}", line.run_id)?;
+        }
+        if let Some(held) = self.held_for {
+            write!(f, ", since {}", duration::show(held))?;
+        }
+        match (&self.line, self.pid.and_then(|pid| procfs::process(Pid::from_raw(pid)))) {
+            (Some(line), _) => write!(f, ": {}", line.command),
+            (None, Some(process)) => write!(f, ": {}", process.name),
+            (None, None) => Ok(()),
+        }
+    }
+}

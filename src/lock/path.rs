@@ -1,0 +1,164 @@
+//! Where lock files are, and how one is opened without being fooled.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::sys::statfs::{FsType, fstatfs};
+use nix::unistd::geteuid;
+
+use crate::app::AppName;
+use crate::error::Error;
+use crate::lock::Candidate;
+use crate::sys::fd;
+use crate::sys::procfs::FileId;
+
+/// File systems whose flock(2) is not, or not always, seen by the server's other clients (statfs(2)).
+const NETWORK_FILE_SYSTEMS: [(FsType, &str); 8] = [
+    (FsType(0x6969), "NFS"),
+    (FsType(0x517b), "SMB"),
+    (FsType(0xff53_4d42), "CIFS"),
+    (FsType(0xfe53_4d42), "SMB2"),
+    (FsType(0x0102_1997), "9P"),
+    (FsType(0x00c3_6400), "Ceph"),
+    (FsType(0x5346_414f), "AFS"),
+    (FsType(0x7375_7245), "Coda"),
+];
+
+/// The directory of the lock files, kept open: it stays the same one when its path changes.
+#[derive(Debug)]
+pub struct LockDirectory {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl LockDirectory {
+    /// Opens the directory, making its last component (0700) where that is missing.
+    ///
+    /// # Errors
+    /// When it can't be opened, or is on a network file system, where the lock would exclude nobody elsewhere.
+    pub fn open_or_create(path: &Path) -> Result<Self, Error> {
+        let problem = |problem: String| Error::LockDirectory { path: path.to_owned(), problem };
+        let fd = match fd::directory(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match mkdirat(nix::fcntl::AT_FDCWD, path, Mode::S_IRWXU) {
+                    // Another guard may have been faster.
+                    Ok(()) | Err(Errno::EEXIST) => fd::directory(path),
+                    Err(errno) => return Err(problem(format!("can't be made: {}", errno.desc()))),
+                }
+            }
+            other => other,
+        }
+        .map_err(|error| problem(format!("can't be opened: {}", describe(&error))))?;
+        let kind = fstatfs(&fd).map(|stat| stat.filesystem_type());
+        if let Some((_, name)) = NETWORK_FILE_SYSTEMS.iter().find(|(known, _)| kind.as_ref() == Ok(known)) {
+            return Err(problem(format!("is on {name}, where a lock may not exclude other hosts and may get lost")));
+        }
+        Ok(LockDirectory { fd, path: path.to_owned() })
+    }
+
+    /// The lock file of an app.
+    pub fn file(&self, app: &AppName) -> PathBuf {
+        self.path.join(file_name(app))
+    }
+
+    /// Which file the app's name stands for now.
+    pub fn identity(&self, app: &AppName) -> Option<FileId> {
+        let stat = fstatat(&self.fd, file_name(app).as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        Some(FileId { device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    /// Opens the app's lock file, making it (0600) where it is missing. Nothing is ever truncated.
+    pub(super) fn open(&self, app: &AppName) -> Result<Candidate, Error> {
+        let path = self.file(app);
+        loop {
+            let file = self.open_once(app).map_err(|errno| self.open_error(&path, errno))?;
+            let metadata = file
+                .metadata()
+                .map_err(|error| Error::LockFile { path: path.clone(), problem: format!("can't be read: {error}") })?;
+            if metadata.nlink() == 0 {
+                // A janitor unlinked it after we had opened it.
+                continue;
+            }
+            if let Some(problem) = unfit(&metadata) {
+                return Err(Error::LockFile { path, problem });
+            }
+            let id = FileId { device: metadata.dev(), inode: metadata.ino() };
+            return Ok(Candidate { app: app.clone(), path, id, file });
+        }
+    }
+
+    fn open_once(&self, app: &AppName) -> Result<File, Errno> {
+        let name = file_name(app);
+        // O_NONBLOCK: a FIFO or a device in its place must not hold us up.
+        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+        loop {
+            // Without O_CREAT first: fs.protected_regular denies O_CREAT on another user's file in a sticky
+            // directory even to root (proc_sys_fs(5)).
+            match openat(&self.fd, name.as_str(), flags, Mode::empty()) {
+                Err(Errno::ENOENT) => {}
+                other => return other.map(File::from),
+            }
+            let create = flags | OFlag::O_CREAT | OFlag::O_EXCL;
+            match openat(&self.fd, name.as_str(), create, Mode::S_IRUSR | Mode::S_IWUSR) {
+                Err(Errno::EEXIST) => {}
+                other => return other.map(File::from),
+            }
+        }
+    }
+
+    fn open_error(&self, path: &Path, errno: Errno) -> Error {
+        let file = |problem: &str| Error::LockFile { path: path.to_owned(), problem: problem.to_owned() };
+        match errno {
+            Errno::ELOOP => file("is a symbolic link, which a lock file may not be; remove it"),
+            Errno::EISDIR => file("is a directory, which a lock file may not be; remove it"),
+            Errno::ENXIO | Errno::EOPNOTSUPP => file("is a socket or device, which a lock file may not be; remove it"),
+            Errno::EACCES if path.symlink_metadata().is_ok() => {
+                file("belongs to somebody else and can't be opened; run as its owner, or set CCCI_APP_LOCK_DIR")
+            }
+            Errno::EACCES | Errno::EPERM | Errno::EROFS => Error::LockDirectory {
+                path: self.path.clone(),
+                problem: format!("can't be written to: {}", errno.desc()),
+            },
+            other => Error::LockDirectory {
+                path: self.path.clone(),
+                problem: format!("gave no lock file: {}", other.desc()),
+            },
+        }
+    }
+}
+
+fn describe(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |raw| Errno::from_raw(raw).desc().to_owned())
+}
+
+/// `cc-ci-app-<domain>.lock`: the file that the Python harness locks too.
+fn file_name(app: &AppName) -> String {
+    format!("cc-ci-app-{app}.lock")
+}
+
+/// Why this can't serve as a lock file, if it can't.
+fn unfit(metadata: &std::fs::Metadata) -> Option<String> {
+    let kind = metadata.file_type();
+    let what = if kind.is_fifo() {
+        "is a FIFO, which a lock file may not be; remove it"
+    } else if kind.is_dir() {
+        "is a directory, which a lock file may not be; remove it"
+    } else if !kind.is_file() {
+        "is a device, which a lock file may not be; remove it"
+    } else if metadata.nlink() > 1 {
+        "has several hard links, so that another file would be changed with it; remove it"
+    } else if !geteuid().is_root() && metadata.uid() != 0 && metadata.uid() != geteuid().as_raw() {
+        "belongs to another user; run as its owner, or set CCCI_APP_LOCK_DIR"
+    } else {
+        return None;
+    };
+    Some(what.to_owned())
+}

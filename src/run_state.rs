@@ -1,0 +1,273 @@
+//! A run's own place on disk: its id, the proof that it is alive, the state files of its harness.
+//!
+//! `<base>/owner` is locked (flock) by every guard process of the run that has the id; a run that shares the
+//! id, as a nested guard does, locks `owner-<monitor's pid>` there. So the kernel answers whether any run of
+//! that id is alive. `<base>/<harness pid>/` has the files, keyed by run *and* process: keyed by domain, two
+//! runs of one app had counted each other's deploys.
+//!
+//! `<base>` is `<runs dir>/<run id>/ccci-guard`. The runs directory is the harness's results store: nothing in
+//! it is ever removed but what was made here.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
+
+use crate::app::RunId;
+use crate::error::Error;
+use crate::settings::{RunName, RunSettings};
+use crate::sys::fd;
+use crate::sys::process::Pid;
+
+/// The state files: name, variable, and whether it is made (empty) or only named.
+const FILES: [(&str, &str, bool); 5] = [
+    ("deploys", "CCCI_DEPLOY_COUNT_FILE", true),
+    ("opstate", "CCCI_OP_STATE_FILE", false),
+    ("deps", "CCCI_DEPS_FILE", false),
+    ("depskip", "CCCI_DEPS_SKIP_FILE", false),
+    ("apps", "CCCI_RUN_APPS_FILE", true),
+];
+
+/// A claimed run id and its directory.
+#[derive(Debug)]
+pub struct RunState {
+    id: RunId,
+    base: PathBuf,
+    owner: File,
+    owner_name: String,
+    /// `<runs dir>/<run id>`, where we made it.
+    made_run_dir: Option<PathBuf>,
+}
+
+/// Where the directories of runs are made.
+enum Place<'a> {
+    /// `--state-dir`: `<dir>/<run id>`.
+    Given(&'a Path),
+    /// `<runs dir>/<run id>/ccci-guard`.
+    Runs(&'a Path),
+    /// A private directory of ours: `<dir>/<run id>`.
+    Private(PathBuf),
+}
+
+impl RunState {
+    /// Finds the run's id and claims it for as long as any guard process of this run lives.
+    ///
+    /// # Errors
+    /// When no directory can be had for the run.
+    pub fn claim(settings: &RunSettings, monitor: Pid) -> Result<Self, Error> {
+        let manual = || RunId::parse(&format!("manual-{monitor}"));
+        let (ids, share) = match &settings.run_name {
+            RunName::Given(id) => (vec![id.clone()], true),
+            RunName::FirstFree(ids) => {
+                let last = ids.last().map_or_else(manual, |id| RunId::parse(&format!("{id}-{monitor}")));
+                (ids.iter().cloned().chain(last).collect(), false)
+            }
+        };
+        let mut last_error = None;
+        for place in places(settings) {
+            match claim_first(&place, &ids, share, monitor) {
+                Ok(state) => return Ok(state),
+                Err((path, error)) => last_error = Some((path, error)),
+            }
+        }
+        let (path, error) = last_error.unwrap_or_else(|| (settings.runs_dir.clone(), ErrorKind::NotFound.into()));
+        Err(Error::File { what: "cannot make a directory for the run's state (set CCCI_STATE_DIR to one that works)", path, error })
+    }
+
+    /// The run's id.
+    pub fn id(&self) -> &RunId {
+        &self.id
+    }
+
+    /// The variables that tell a harness with this pid where its files are.
+    pub fn variables(&self, harness: Pid) -> impl Iterator<Item = (&'static str, OsString)> {
+        let directory = self.base.join(harness.to_string());
+        FILES.iter().map(move |(name, variable, _)| (*variable, directory.join(name).into_os_string()))
+    }
+
+    /// The file in which a harness with this pid notes the apps that it creates.
+    pub fn noted_apps(&self, harness: Pid) -> PathBuf {
+        self.base.join(harness.to_string()).join("apps")
+    }
+
+    /// Makes the files of a harness that is about to start.
+    ///
+    /// # Errors
+    /// A full or read-only disk.
+    pub fn make_files(&self, harness: Pid) -> Result<(), Error> {
+        let directory = self.base.join(harness.to_string());
+        let make = || -> io::Result<()> {
+            if let Err(error) = private_directory(&directory) {
+                if error.kind() != ErrorKind::AlreadyExists {
+                    return Err(error);
+                }
+                // A dead process of the same number left it: numbers come round again.
+                self.remove_files(harness);
+                private_directory(&directory)?;
+            }
+            for (name, _, made) in FILES {
+                if made {
+                    OpenOptions::new().write(true).create_new(true).mode(0o600).open(directory.join(name))?;
+                }
+            }
+            Ok(())
+        };
+        make().map_err(|error| Error::File { what: "cannot make the run's state files", path: directory.clone(), error })
+    }
+
+    fn remove_files(&self, harness: Pid) {
+        let directory = self.base.join(harness.to_string());
+        for (name, ..) in FILES {
+            // Gone already, or replaced by something that isn't ours: both are the harness's business.
+            let _ = fs::remove_file(directory.join(name));
+        }
+        let _ = fs::remove_dir(directory);
+    }
+
+    /// Removes what was made for this run, and nothing else. Called while the owner file is still locked.
+    pub fn remove(&self, harness: Option<Pid>) {
+        if let Some(harness) = harness {
+            self.remove_files(harness);
+        }
+        let _ = fs::remove_file(self.base.join(&self.owner_name));
+        // These fail, as they should, when somebody else has something in there.
+        let _ = fs::remove_dir(&self.base);
+        if let Some(run_dir) = &self.made_run_dir {
+            let _ = fs::remove_dir(run_dir);
+        }
+    }
+
+    /// For `exec`: the harness itself keeps the run alive, through a descriptor that it doesn't know of.
+    ///
+    /// # Errors
+    /// What fcntl(2) gives.
+    pub fn hand_over_owner(&self) -> io::Result<()> {
+        fd::keep_over_exec(&self.owner)
+    }
+}
+
+/// The places to try, best first. An asked-for place has no substitute.
+fn places(settings: &RunSettings) -> Vec<Place<'_>> {
+    if let Some(directory) = &settings.state_dir {
+        return vec![Place::Given(directory)];
+    }
+    let private = match &settings.runtime_dir {
+        Some(directory) => directory.join("ccci-guard"),
+        None => PathBuf::from(format!("/tmp/ccci-guard-{}", geteuid())),
+    };
+    vec![Place::Runs(&settings.runs_dir), Place::Private(private)]
+}
+
+type Failure = (PathBuf, io::Error);
+
+fn claim_first(place: &Place<'_>, ids: &[RunId], share: bool, monitor: Pid) -> Result<RunState, Failure> {
+    for id in ids {
+        if let Some(state) = claim_one(place, id, "owner")? {
+            return Ok(state);
+        }
+        if share && let Some(state) = claim_one(place, id, &format!("owner-{monitor}"))? {
+            return Ok(state);
+        }
+    }
+    // The last id has our own pid in it, which no other live run can have claimed.
+    Err((PathBuf::from(ids.last().map(RunId::as_str).unwrap_or_default()), ErrorKind::WouldBlock.into()))
+}
+
+/// Claims one id by locking its owner file; `None` when a live run has it.
+fn claim_one(place: &Place<'_>, id: &RunId, owner_name: &str) -> Result<Option<RunState>, Failure> {
+    loop {
+        let (base, made_run_dir) = make_base(place, id)?;
+        let path = base.join(owner_name);
+        let file = match OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+            .open(&path)
+        {
+            // A run of this id ended and took the directory away between our two steps.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            other => other.map_err(|error| (path.clone(), error))?,
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err((path, error)),
+        }
+        // As with app locks: the one that ended may have unlinked it under its lock.
+        if same_file(&file, &path) {
+            let mark = format!("{{\"schema\":1,\"program\":\"ccci-guard\",\"run_id\":\"{id}\"}}\n");
+            let _ = file.set_len(0).and_then(|()| (&file).write_all(mark.as_bytes()));
+            return Ok(Some(RunState { id: id.clone(), base, owner: file, owner_name: owner_name.to_owned(), made_run_dir }));
+        }
+    }
+}
+
+fn same_file(file: &File, path: &Path) -> bool {
+    match (file.metadata(), path.symlink_metadata()) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+/// Makes `<base>`; also tells which run directory was made on the way.
+fn make_base(place: &Place<'_>, id: &RunId) -> Result<(PathBuf, Option<PathBuf>), Failure> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error| (path, error)
+    };
+    match place {
+        Place::Given(directory) => {
+            ignore_existing(private_directory(directory)).map_err(failed(directory))?;
+            let base = directory.join(id.as_str());
+            ignore_existing(private_directory(&base)).map_err(failed(&base))?;
+            Ok((base, None))
+        }
+        Place::Runs(directory) => {
+            let run_dir = directory.join(id.as_str());
+            let made = match DirBuilder::new().mode(0o755).create(&run_dir) {
+                Ok(()) => true,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+                Err(error) => return Err((run_dir, error)),
+            };
+            let base = run_dir.join("ccci-guard");
+            ignore_existing(private_directory(&base)).map_err(|error| {
+                if made {
+                    let _ = fs::remove_dir(&run_dir);
+                }
+                (base.clone(), error)
+            })?;
+            Ok((base, made.then_some(run_dir)))
+        }
+        Place::Private(directory) => {
+            ignore_existing(private_directory(directory)).map_err(failed(directory))?;
+            // In /tmp anybody can have been there first.
+            let metadata = directory.symlink_metadata().map_err(failed(directory))?;
+            if !metadata.is_dir() || metadata.uid() != geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+                return Err((directory.clone(), io::Error::other("is not a directory of our own, closed to others")));
+            }
+            let base = directory.join(id.as_str());
+            ignore_existing(private_directory(&base)).map_err(failed(&base))?;
+            Ok((base, None))
+        }
+    }
+}
+
+fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
+}
+
+fn ignore_existing(made: io::Result<()>) -> io::Result<()> {
+    match made {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,132 @@
+//! Descriptors: pipes, pairs, duplicates, and the one place where a guard process sleeps.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, FcntlArg, FdFlag, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::SigSet;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::stat::Mode;
+
+/// Sleeps until a signal was delivered or one of the descriptors is ready, and tells which are.
+///
+/// The only place where signals are unblocked: whatever is pending is delivered here, once a kind.
+pub fn wait(descriptors: &[BorrowedFd<'_>]) -> Vec<bool> {
+    let mut polled: Vec<PollFd<'_>> = descriptors.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    match ppoll(&mut polled, None, Some(SigSet::empty())) {
+        Ok(_) => {
+            // Where a descriptor is ready at once, ppoll(2) puts the mask back before any signal is delivered:
+            // a descriptor that stays ready would starve them.
+            deliver_pending();
+            polled.iter().map(|fd| fd.any().unwrap_or(true)).collect()
+        }
+        // EINTR: a handler ran, which is what we wait for. Nothing else can happen to valid descriptors.
+        Err(_) => vec![false; polled.len()],
+    }
+}
+
+/// Delivers the signals that are pending, without sleeping.
+pub fn deliver_pending() {
+    let _ = ppoll(&mut [], Some(nix::sys::time::TimeSpec::new(0, 0)), Some(SigSet::empty()));
+}
+
+/// A pipe of ours: close-on-exec, so that no harness ever sees it.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// Two ends of a socket that keeps the bounds of messages.
+pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// Sends one message, never waiting.
+pub fn send_now(socket: &impl AsRawFd, message: &[u8]) -> io::Result<()> {
+    send(socket.as_raw_fd(), message, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?;
+    Ok(())
+}
+
+/// Takes one message if there is one; `None` when there is none or the other end is closed.
+pub fn receive_now(socket: &impl AsRawFd, buffer: &mut [u8]) -> Option<usize> {
+    recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT).ok().filter(|&length| length > 0)
+}
+
+/// Anonymous memory that forked processes share, used as a file.
+pub fn shared_memory(name: &CStr) -> io::Result<File> {
+    Ok(nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?.into())
+}
+
+/// A close-on-exec duplicate whose number is `at_least` or higher, or any where the limit on descriptors is
+/// lower than that.
+pub fn duplicate_above(fd: &impl AsFd, at_least: RawFd) -> io::Result<OwnedFd> {
+    let number = match fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(at_least)) {
+        Err(Errno::EINVAL) => fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(3))?,
+        other => other?,
+    };
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Lets the program that is exec'd next have this descriptor.
+pub fn keep_over_exec(fd: &impl AsFd) -> io::Result<()> {
+    fcntl(fd.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
+}
+
+/// A descriptor that came to us by its number, in the environment.
+///
+/// It is borrowed for the life of the program: whoever handed it over wants it to stay open.
+pub fn inherited(number: RawFd) -> Option<BorrowedFd<'static>> {
+    if number < 3 {
+        return None;
+    }
+    // SAFETY: F_GETFD (below) tells that the number is open; nothing in this program closes a descriptor that it
+    // did not open itself, so it stays open.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl(fd, FcntlArg::F_GETFD).ok().map(|_| fd)
+}
+
+/// Opens a directory as an anchor for `openat(2)`; it stays the same directory when its path changes.
+pub fn directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(nix::fcntl::openat(AT_FDCWD, path, flags, Mode::empty())?)
+}
+
+/// Stdout and stderr, where somebody reads them at the other end: pipes and sockets.
+pub fn watchable_outputs() -> Vec<BorrowedFd<'static>> {
+    [1, 2]
+        .into_iter()
+        .filter_map(|number| {
+            // SAFETY: Rust's start-up code makes sure that 0, 1 and 2 are open, and nothing here closes them.
+            let fd = unsafe { BorrowedFd::borrow_raw(number) };
+            let mode = nix::sys::stat::fstat(fd).ok()?.st_mode & libc::S_IFMT;
+            (mode == libc::S_IFIFO || mode == libc::S_IFSOCK).then_some(fd)
+        })
+        .collect()
+}
+
+/// Has the reading end of each of these been closed? Asks without waiting.
+pub fn any_reader_gone(outputs: &[BorrowedFd<'_>]) -> bool {
+    let mut polled: Vec<PollFd<'_>> = outputs.iter().map(|fd| PollFd::new(*fd, PollFlags::empty())).collect();
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+    nix::poll::poll(&mut polled, 0u8).is_ok_and(|count| count > 0)
+        && polled.iter().any(|fd| fd.revents().is_some_and(|seen| seen.intersects(gone)))
+}
+
+/// Makes reads and writes on this open file description return instead of waiting.
+pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Makes `fd` the standard stream `number`, and lets it through an exec.
+pub fn become_standard_stream(fd: &impl AsRawFd, number: RawFd) -> io::Result<()> {
+    // SAFETY: dup2 takes numbers; 0, 1 and 2 are owned by nobody in this program.
+    Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), number) })?;
+    Ok(())
+}

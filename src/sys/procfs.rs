@@ -1,0 +1,187 @@
+//! What `/proc` tells: who descends from whom, which locks a process shows (proc(5)).
+//!
+//! Everything here is a look at a moving picture. Callers use it to name processes and to signal them early;
+//! what must be exact (nobody is left) is proved by wait(2), never by this.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+
+use super::process::Pid;
+
+/// One process, from `/proc/PID/stat`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its number.
+    pub pid: Pid,
+    /// Its parent's number.
+    pub parent: Pid,
+    /// Its name (`comm`), control characters escaped: any process can choose its own.
+    pub name: String,
+    /// It has ended and waits to be reaped.
+    pub zombie: bool,
+    /// Clock ticks after boot; with the number it names one process for good.
+    pub started: u64,
+}
+
+/// Reads one process; `None` when there is none.
+pub fn process(pid: Pid) -> Option<Process> {
+    parse_stat(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/stat")).ok()?))
+}
+
+fn parse_stat(stat: &str) -> Option<Process> {
+    // The name may hold spaces and parentheses: the last closing one ends it.
+    let (head, tail) = stat.rsplit_once(')')?;
+    let (pid, name) = head.split_once('(')?;
+    let fields: Vec<&str> = tail.split_whitespace().collect();
+    Some(Process {
+        pid: Pid::from_raw(pid.trim().parse().ok()?),
+        parent: Pid::from_raw(fields.get(1)?.parse().ok()?),
+        name: name.chars().flat_map(|c| c.escape_debug_if_control()).collect(),
+        zombie: matches!(*fields.first()?, "Z" | "X"),
+        started: fields.get(19)?.parse().ok()?,
+    })
+}
+
+trait EscapeControl {
+    fn escape_debug_if_control(self) -> Box<dyn Iterator<Item = char>>;
+}
+
+impl EscapeControl for char {
+    fn escape_debug_if_control(self) -> Box<dyn Iterator<Item = char>> {
+        if self.is_control() { Box::new(self.escape_debug()) } else { Box::new(std::iter::once(self)) }
+    }
+}
+
+fn all() -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|number| process(Pid::from_raw(number)))
+        .collect()
+}
+
+/// Every descendant of `root` that is alive, but `except` and what descends from those.
+pub fn descendants(root: Pid, except: &HashSet<Pid>) -> Vec<Process> {
+    let mut by_parent: HashMap<Pid, Vec<Process>> = HashMap::new();
+    for process in all() {
+        by_parent.entry(process.parent).or_default().push(process);
+    }
+    let mut found = Vec::new();
+    let mut parents = vec![root];
+    while let Some(parent) = parents.pop() {
+        for child in by_parent.remove(&parent).unwrap_or_default() {
+            if !except.contains(&child.pid) {
+                parents.push(child.pid);
+                if !child.zombie {
+                    found.push(child);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The children of this process, which must have one thread.
+pub fn own_children() -> Vec<Pid> {
+    let own = nix::unistd::getpid();
+    // The kernel keeps this list exact for the children of one task, and it is one read (CONFIG_PROC_CHILDREN).
+    if let Ok(list) = fs::read_to_string(format!("/proc/self/task/{own}/children")) {
+        return list.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect();
+    }
+    all().into_iter().filter(|process| process.parent == own).map(|process| process.pid).collect()
+}
+
+/// The ancestors of this process, nearest first, as far as this pid namespace shows them.
+pub fn ancestors() -> Vec<Pid> {
+    let mut chain = Vec::new();
+    let mut next = nix::unistd::getppid();
+    while next.as_raw() > 0 && !chain.contains(&next) {
+        chain.push(next);
+        let Some(process) = process(next) else { break };
+        next = process.parent;
+    }
+    chain
+}
+
+/// A file as `/proc` names it in lock lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// `st_dev`.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+}
+
+impl std::fmt::Display for FileId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.device, self.inode)
+    }
+}
+
+impl FileId {
+    /// How lock lines spell it: `major:minor:inode`, the first two in hexadecimal.
+    fn in_lock_line(self) -> String {
+        let (major, minor) = (nix::sys::stat::major(self.device), nix::sys::stat::minor(self.device));
+        format!("{major:02x}:{minor:02x}:{}", self.inode)
+    }
+}
+
+/// Does this descriptor's open file description hold a flock? `None` when `/proc` does not say.
+pub fn shows_flock(pid: &str, fd: i32) -> Option<bool> {
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
+    Some(info.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK")))
+}
+
+/// Does any descriptor of this process share a description that holds a flock on `file`?
+pub fn holds_flock(pid: Pid, file: FileId) -> bool {
+    let wanted = file.in_lock_line();
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
+    entries.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok()).any(|info| {
+        info.lines()
+            .filter(|line| line.starts_with("lock:") && line.contains("FLOCK"))
+            .any(|line| line.split_whitespace().any(|field| field == wanted))
+    })
+}
+
+/// The processes that wait for a flock on `file`, from `/proc/locks` (the lines with `->`).
+pub fn flock_waiters(file: FileId) -> Vec<Pid> {
+    lock_lines(file).into_iter().filter(|(waits, _)| *waits).map(|(_, pid)| pid).collect()
+}
+
+/// The process that took the flock on `file`. It may have died since: others can share the description.
+pub fn flock_taker(file: FileId) -> Option<Pid> {
+    // A taker in a pid namespace that we can't see has no number here.
+    lock_lines(file).into_iter().find(|(waits, pid)| !waits && pid.as_raw() > 0).map(|(_, pid)| pid)
+}
+
+/// The flock lines of `file` in `/proc/locks`: whether it waits, and who.
+fn lock_lines(file: FileId) -> Vec<(bool, Pid)> {
+    // `1: FLOCK ADVISORY WRITE 4242 fe:00:1234 0 EOF`, with `->` before FLOCK for one that waits.
+    let wanted = file.in_lock_line();
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let parse = |line: &str| {
+        let mut fields: Vec<&str> = line.split_whitespace().skip(1).collect();
+        let waits = fields.first() == Some(&"->");
+        fields.retain(|field| *field != "->");
+        (fields.first() == Some(&"FLOCK") && fields.get(4) == Some(&wanted.as_str()))
+            .then(|| fields.get(3)?.parse().ok().map(|pid| (waits, Pid::from_raw(pid))))
+            .flatten()
+    };
+    locks.lines().filter_map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_parentheses_is_one_name() {
+        let line = "42 (a) b\x1b (c) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 9876 1 2";
+        let process = parse_stat(line).expect("a whole line");
+        assert_eq!((process.pid, process.parent), (Pid::from_raw(42), Pid::from_raw(7)));
+        assert_eq!(process.name, "a) b\\u{1b} (c");
+        assert_eq!(process.started, 9876);
+        assert!(!process.zombie);
+    }
+}

@@ -1,0 +1,320 @@
+//! The worker: a process that runs teardown steps to their end, whatever happens to the others.
+//!
+//! It leads a session of its own (nobody's ^C or group kill reaches it), is a subreaper (what its steps leave
+//! comes to it), reads their output itself (a step whose output nobody reads would die of SIGPIPE), and hears
+//! no request: nothing ends a teardown but its own limit.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use crate::app::AppName;
+use crate::harness;
+use crate::lock::handoff::Handed;
+use crate::lock::path::LockDirectory;
+use crate::lock::{AppLock, StillOurs};
+use crate::sys::process::{self, Children, Ended, Pid};
+use crate::sys::signal::{Delivery, Inherited};
+use crate::sys::time::{self, Alarm};
+use crate::sys::fd;
+use crate::teardown::{AppOutcome, Outcome, ResultSlot, Verdict};
+use crate::tree::{self, Tree};
+
+/// After its end, or at its limit, what a step left has this long to die of SIGKILL.
+const KILLED_WITHIN: Duration = Duration::from_secs(5);
+/// Longest piece of a line that is passed on as one.
+const LINE_MAX: usize = 8 * 1024;
+/// So many reads of a page fetch what a pipe can hold (pipe(7)).
+const AT_ONCE: usize = 16;
+
+/// One thing to do for an app.
+pub struct Step {
+    /// Program and arguments.
+    pub argv: Vec<CString>,
+    /// Its environment; what tells of the lock that it inherits is added.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+/// An app, its lock and what to do. Without an app it is done once for the run.
+pub struct Target<'a> {
+    /// The app.
+    pub app: Option<AppName>,
+    /// Its lock, which the steps inherit.
+    pub lock: Option<&'a mut AppLock>,
+    /// What to do, in order.
+    pub steps: Vec<Step>,
+}
+
+/// What a worker has to work with.
+pub struct Worker<'a> {
+    delivery: &'a Delivery,
+    inherited: &'a Inherited,
+    directory: Option<&'a LockDirectory>,
+    tree: Tree,
+    alarm: Alarm,
+    ends_at: Duration,
+}
+
+/// How a step came to its end.
+enum StepEnd {
+    Ended(Ended),
+    TimedOut,
+    NotStarted(io::Error),
+}
+
+impl<'a> Worker<'a> {
+    /// In the process that is to be the worker: makes it one.
+    ///
+    /// # Errors
+    /// When the kernel has no timer for us.
+    pub fn become_worker(
+        delivery: &'a Delivery,
+        inherited: &'a Inherited,
+        directory: Option<&'a LockDirectory>,
+        limit: Duration,
+    ) -> io::Result<Self> {
+        delivery.reset();
+        // Neither can fail in a freshly forked process that leads nothing.
+        let _ = nix::unistd::setsid();
+        let _ = process::set_subreaper();
+        let _ = std::env::set_current_dir("/");
+        Ok(Worker { delivery, inherited, directory, tree: Tree::default(), alarm: Alarm::new()?, ends_at: time::now() + limit })
+    }
+
+    /// Tears everything down and leaves the result in `slot`. `left_alone`: apps that are another's.
+    pub fn run(&mut self, targets: Vec<Target<'_>>, left_alone: Vec<String>, slot: &ResultSlot) -> Outcome {
+        let began = time::now();
+        let mut outcome = Outcome { result: Verdict::Skipped, ..Outcome::failed() };
+        for target in targets {
+            let app = target.app.clone();
+            let (verdict, status) = self.tear_down(target);
+            outcome.result = outcome.result.max(verdict);
+            outcome.status = match outcome.status {
+                Some(0) | None => status.or(outcome.status),
+                first => first,
+            };
+            if let Some(app) = app {
+                outcome.apps.push(AppOutcome { app: app.to_string(), result: verdict, residual: Vec::new() });
+            }
+        }
+        for app in left_alone {
+            outcome.apps.push(AppOutcome { app, result: Verdict::Skipped, residual: Vec::new() });
+        }
+        outcome.elapsed_s = time::now().saturating_sub(began).as_secs_f64();
+        slot.put(&outcome);
+        outcome
+    }
+
+    fn tear_down(&mut self, mut target: Target<'_>) -> (Verdict, Option<i32>) {
+        let name = target.app.as_ref().map_or("the run", AppName::as_str).to_owned();
+        let mut status = None;
+        for step in &target.steps {
+            if let (Some(lock), Some(directory)) = (target.lock.as_deref_mut(), self.directory) {
+                match lock.still_ours(directory) {
+                    StillOurs::Yes => {}
+                    StillOurs::Again(why) => {
+                        tracing::warn!(event = "lock-taken-again", app = name.as_str(), "took the app lock of {name} again: {why}");
+                    }
+                    StillOurs::No(why) => {
+                        tracing::warn!(event = "teardown-skipped", app = name.as_str(), "left {name} alone: {why}");
+                        return (Verdict::Skipped, status);
+                    }
+                }
+            }
+            match self.run_step(&name, step, target.lock.as_deref()) {
+                StepEnd::Ended(Ended::Code(0)) => status = status.or(Some(0)),
+                StepEnd::Ended(how) => {
+                    let number = how.as_shell_status();
+                    tracing::error!(event = "teardown-failed", app = name.as_str(), "teardown of {name} failed with status {number}");
+                    return (Verdict::Failed, Some(number));
+                }
+                StepEnd::TimedOut => {
+                    tracing::error!(event = "teardown-timeout", app = name.as_str(), "teardown of {name} ran into its limit and was killed");
+                    return (Verdict::Timeout, None);
+                }
+                StepEnd::NotStarted(error) => {
+                    tracing::error!(event = "teardown-failed", app = name.as_str(), "teardown of {name} could not be started: {error}");
+                    return (Verdict::Failed, None);
+                }
+            }
+        }
+        (Verdict::Ok, status)
+    }
+
+    /// Runs a step; one that a signal from outside ended, once more.
+    fn run_step(&mut self, name: &str, step: &Step, lock: Option<&AppLock>) -> StepEnd {
+        let end = self.run_once(step, lock);
+        let StepEnd::Ended(how) = end else { return end };
+        if !killed_from_outside(how) {
+            return end;
+        }
+        tracing::warn!(
+            event = "teardown-again",
+            app = name,
+            "teardown of {name} was killed from outside (status {}): running it once more",
+            how.as_shell_status()
+        );
+        self.run_once(step, lock)
+    }
+
+    fn run_once(&mut self, step: &Step, lock: Option<&AppLock>) -> StepEnd {
+        let (pid, output) = match self.start(step, lock) {
+            Ok(started) => started,
+            Err(error) => return StepEnd::NotStarted(error),
+        };
+        let mut lines = Lines::new(output);
+        self.alarm.set(Some(self.ends_at));
+        let end = loop {
+            if let Some(how) = self.reap(pid) {
+                break StepEnd::Ended(how);
+            }
+            if time::now() >= self.ends_at {
+                break StepEnd::TimedOut;
+            }
+            self.sleep(&mut lines);
+        };
+        // Whatever the step left is ended before anything else is done for this app, or for the next.
+        self.end_tree(pid, &mut lines);
+        lines.read();
+        lines.flush();
+        end
+    }
+
+    fn start(&self, step: &Step, lock: Option<&AppLock>) -> io::Result<(Pid, OwnedFd)> {
+        let (read, write) = fd::pipe()?;
+        fd::set_nonblocking(&read)?;
+        let null = File::open("/dev/null")?;
+        let handed = Handed::new(lock.into_iter())?;
+        let pid = process::fork(|| {
+            let _ = nix::unistd::setsid();
+            for (stream, number) in [(null.as_fd(), 0), (write.as_fd(), 1), (write.as_fd(), 2)] {
+                if fd::become_standard_stream(&stream, number).is_err() {
+                    return 126;
+                }
+            }
+            handed.keep_over_exec();
+            let environment = harness::environment(&step.environment, &handed.variables());
+            self.inherited.restore();
+            let program = step.argv.first().cloned().unwrap_or_default();
+            process::exec(&program, &step.argv, &environment);
+            127
+        })?;
+        Ok((pid, read))
+    }
+
+    /// Sleeps until something happens; output is passed on, a limit or a signal is for the caller to see.
+    fn sleep(&mut self, lines: &mut Lines) {
+        let output = lines.open().map(AsFd::as_fd);
+        let mut descriptors = vec![self.alarm.as_fd()];
+        descriptors.extend(output);
+        let ready = fd::wait(&descriptors);
+        if ready.get(1) == Some(&true) {
+            lines.read();
+        }
+        // Requests are not for a worker; SIGCHLD is answered by looking.
+        self.delivery.take();
+    }
+
+    /// Reaps whatever has ended; the step's own end is taken by its number, never lost among adopted children.
+    fn reap(&mut self, step: Pid) -> Option<Ended> {
+        let mut step_end = None;
+        while let Children::Ended(pid, how) = process::peek_ended() {
+            if pid == step {
+                step_end = Some(how);
+            }
+            self.tree.reap(pid);
+        }
+        if step_end.is_none() && process::was_stopped(step) {
+            let _ = process::kill(step, nix::sys::signal::Signal::SIGCONT as i32);
+        }
+        step_end
+    }
+
+    fn end_tree(&mut self, step: Pid, lines: &mut Lines) {
+        let give_up = time::now() + KILLED_WITHIN;
+        self.alarm.set(Some(give_up));
+        loop {
+            self.reap(step);
+            if self.tree.is_empty() {
+                break;
+            }
+            if time::now() >= give_up {
+                let left = self.tree.descendants();
+                tracing::error!(event = "unkillable", "can't kill what a teardown step left: {}", tree::names(&left));
+                self.tree.note_all();
+                break;
+            }
+            self.tree.kill_children();
+            self.sleep(lines);
+        }
+    }
+}
+
+/// Ended by a signal that asks or forces, or by a shell's word for one.
+fn killed_from_outside(how: Ended) -> bool {
+    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
+    let asks = |number: i32| [SIGTERM, SIGINT, SIGHUP, SIGKILL].iter().any(|&signal| signal as i32 == number);
+    match how {
+        Ended::Signal(number) => asks(number),
+        Ended::Code(code) => asks(code - 128),
+    }
+}
+
+/// A step's output, passed on line by line.
+struct Lines {
+    output: Option<File>,
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    fn new(output: OwnedFd) -> Self {
+        Lines { output: Some(output.into()), pending: Vec::new() }
+    }
+
+    /// The pipe, until its end.
+    fn open(&self) -> Option<&File> {
+        self.output.as_ref()
+    }
+
+    /// Reads what is there without waiting, and not for ever: a step that only writes has a time limit too.
+    fn read(&mut self) {
+        let mut buffer = [0; 4096];
+        for _ in 0..AT_ONCE {
+            let Some(output) = &mut self.output else { break };
+            match output.read(&mut buffer) {
+                Ok(0) => self.output = None,
+                Ok(length) => {
+                    self.pending.extend_from_slice(&buffer[..length]);
+                    self.pass_on();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => self.output = None,
+            }
+        }
+    }
+
+    fn pass_on(&mut self) {
+        while let Some(end) = self.pending.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.pending.drain(..=end).collect();
+            say(&line);
+        }
+        if self.pending.len() > LINE_MAX {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if !self.pending.is_empty() {
+            say(&std::mem::take(&mut self.pending));
+        }
+    }
+}
+
+fn say(line: &[u8]) {
+    let line = String::from_utf8_lossy(line);
+    tracing::info!(event = "teardown-output", "teardown: {}", line.trim_end());
+}
