@@ -17,7 +17,7 @@ impl AllowList {
     /// # Errors
     /// When the zone is no domain name.
     pub fn admit_zone(&mut self, zone: &str) -> Result<(), String> {
-        AppName::parse(zone)?;
+        AppName::parse(zone).map_err(|_| "is no domain name in lower case".to_owned())?;
         self.admit(&format!("[a-z0-9]{{1,4}}-[0-9a-f]{{6}}\\.{}", regex_lite::escape(zone)))
     }
 
@@ -26,7 +26,10 @@ impl AllowList {
     /// # Errors
     /// When it is no regular expression, or would match the empty name.
     pub fn admit(&mut self, expression: &str) -> Result<(), String> {
-        let whole = Regex::new(&format!("^(?:{expression})$")).map_err(|error| format!("is no regular expression: {error}"))?;
+        let no_expression = |error| format!("is no regular expression: {error}");
+        // Alone first: `a)|(b` would become one between the anchors, and match what it should not.
+        Regex::new(expression).map_err(no_expression)?;
+        let whole = Regex::new(&format!("^(?:{expression})$")).map_err(no_expression)?;
         if whole.is_match("") {
             return Err("matches the empty name, so it would admit too much".to_owned());
         }
@@ -77,7 +80,12 @@ mod tests {
         let mut list = AllowList::default();
         list.admit_zone("ci.example.net").expect("a zone");
         assert!(list.admits(&app("immi-ad3e33.ci.example.net")));
-        for other in ["warm-x.ci.example.net", "mail-facade.example.org", "immi-ad3e33.ci-example.net", "x.immi-ad3e33.ci.example.net"] {
+        for other in [
+            "warm-x.ci.example.net",
+            "mail-facade.example.org",
+            "immi-ad3e33.ci-example.net",
+            "x.immi-ad3e33.ci.example.net",
+        ] {
             assert!(!list.admits(&app(other)), "{other}");
         }
     }
@@ -87,6 +95,7 @@ mod tests {
         let mut list = AllowList::default();
         assert!(list.admit(".*").is_err());
         assert!(list.admit("(").is_err());
+        assert!(list.admit("a)|(b").is_err());
         list.admit("a|ab\\.c").expect("an expression");
         list.protect("*.c").expect("a glob");
         assert!(list.admits(&app("a")));

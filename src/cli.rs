@@ -197,7 +197,8 @@ const RUN_FORMS: [&str; 2] = ["run", "exec"];
 
 /// Does this command line mean to run a command? Told from its words, also when clap can't make sense of them.
 pub fn means_to_run(words: &[OsString]) -> bool {
-    let form = words.iter().skip(1).take_while(|word| *word != "--").find(|word| !word.as_encoded_bytes().starts_with(b"-"));
+    let form =
+        words.iter().skip(1).take_while(|word| *word != "--").find(|word| !word.as_encoded_bytes().starts_with(b"-"));
     form.and_then(|word| word.to_str()).is_none_or(|word| RUN_FORMS.contains(&word) || !is_form(word))
 }
 
@@ -206,19 +207,26 @@ fn is_form(word: &str) -> bool {
     word == "help" || Cli::command().find_subcommand(word).is_some()
 }
 
+/// The form whose name is most like this word, if any is.
+fn nearest_form(word: &str) -> Option<String> {
+    use clap::CommandFactory;
+    let likeness = |form: &str| strsim::jaro(form, word);
+    let forms = Cli::command().get_subcommands().map(|form| form.get_name().to_owned()).collect::<Vec<_>>();
+    forms.into_iter().filter(|form| likeness(form) > 0.7).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+}
+
 /// One sentence for what clap could not make sense of.
 pub fn usage_error(error: &clap::Error) -> String {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    use clap::error::{ContextKind, ContextValue};
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => texts.first().cloned(),
         _ => None,
     };
-    if error.kind() == ErrorKind::InvalidSubcommand {
-        let word = context(ContextKind::InvalidSubcommand).unwrap_or_default();
-        let hint = context(ContextKind::SuggestedSubcommand).map(|form| format!(", did you mean '{form}'?")).unwrap_or_default();
-        return format!("'{word}' is no command of ours{hint} To run a command: ccci-guard -- {word}")
-            .replace("ours To", "ours. To");
+    let word = context(ContextKind::InvalidSubcommand).or_else(|| context(ContextKind::InvalidArg));
+    if let Some(word) = word.filter(|word| !word.starts_with('-') && !word.is_empty()) {
+        let hint = nearest_form(&word).map(|form| format!("did you mean '{form}'? ")).unwrap_or_default();
+        return format!("unexpected '{word}': {hint}To run a command: ccci-guard -- {word}").replace(": To", ". To");
     }
     let rendered = error.render().to_string();
     let first = rendered.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();

@@ -41,8 +41,10 @@ impl Program {
         } else if name.as_bytes().contains(&b'/') {
             PathBuf::from(name)
         } else {
-            search(name, search_path.unwrap_or(OsStr::new(DEFAULT_PATH)))
-                .ok_or_else(|| Error::NotFound { command: shown.clone(), problem: "no such command in PATH".to_owned() })?
+            search(name, search_path.unwrap_or(OsStr::new(DEFAULT_PATH))).ok_or_else(|| Error::NotFound {
+                command: shown.clone(),
+                problem: "no such command in PATH".to_owned(),
+            })?
         };
         check(&path).map_err(|errno| explain(&shown, &path, errno))?;
         if let Some(interpreter) = missing_interpreter(&path) {
@@ -89,13 +91,13 @@ fn search(name: &OsStr, path: &OsStr) -> Option<PathBuf> {
 }
 
 fn check(path: &Path) -> Result<(), Errno> {
-    let metadata = std::fs::metadata(path).map_err(|error| error.raw_os_error().map_or(Errno::ENOENT, Errno::from_raw))?;
+    let metadata =
+        std::fs::metadata(path).map_err(|error| error.raw_os_error().map_or(Errno::ENOENT, Errno::from_raw))?;
     if metadata.is_dir() {
         return Err(Errno::EISDIR);
     }
     faccessat(nix::fcntl::AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS)
 }
-
 
 fn explain(shown: &str, path: &Path, errno: Errno) -> Error {
     let command = shown.to_owned();
@@ -105,7 +107,9 @@ fn explain(shown: &str, path: &Path, errno: Errno) -> Error {
             Error::NotFound { command, problem }
         }
         Errno::EISDIR => Error::CannotExecute { command, problem: "it is a directory".to_owned() },
-        Errno::EACCES => Error::CannotExecute { command, problem: "it is not executable for us (chmod +x?)".to_owned() },
+        Errno::EACCES => {
+            Error::CannotExecute { command, problem: "it is not executable for us (chmod +x?)".to_owned() }
+        }
         other => Error::CannotExecute { command, problem: other.desc().to_owned() },
     }
 }

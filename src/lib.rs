@@ -50,7 +50,10 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             | Form::Completions(Later { .. })
             | Form::Man(Later { .. }) => {
                 let form = words.get(1).map(|word| settings::quoted(word)).unwrap_or_default();
-                log::say_error(&format!("{form} is not built yet; to run a command of that name: ccci-guard -- {}", form.trim_matches('\'')));
+                log::say_error(&format!(
+                    "{form} is not built yet; to run a command of that name: ccci-guard -- {}",
+                    form.trim_matches('\'')
+                ));
                 ExitStatus::Usage as u8
             }
         },

@@ -13,6 +13,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -77,7 +78,11 @@ impl RunState {
             }
         }
         let (path, error) = last_error.unwrap_or_else(|| (settings.runs_dir.clone(), ErrorKind::NotFound.into()));
-        Err(Error::File { what: "cannot make a directory for the run's state (set CCCI_STATE_DIR to one that works)", path, error })
+        Err(Error::File {
+            what: "cannot make a directory for the run's state (set CCCI_STATE_DIR to one that works)",
+            path,
+            error,
+        })
     }
 
     /// The run's id.
@@ -118,7 +123,11 @@ impl RunState {
             }
             Ok(())
         };
-        make().map_err(|error| Error::File { what: "cannot make the run's state files", path: directory.clone(), error })
+        make().map_err(|error| Error::File {
+            what: "cannot make the run's state files",
+            path: directory.clone(),
+            error,
+        })
     }
 
     fn remove_files(&self, harness: Pid) {
@@ -143,12 +152,15 @@ impl RunState {
         }
     }
 
-    /// For `exec`: the harness itself keeps the run alive, through a descriptor that it doesn't know of.
+    /// For `exec`: the harness itself keeps the run alive, through a descriptor that it doesn't know of; it is
+    /// to be open when the exec comes.
     ///
     /// # Errors
     /// What fcntl(2) gives.
-    pub fn hand_over_owner(&self) -> io::Result<()> {
-        fd::keep_over_exec(&self.owner)
+    pub fn hand_over_owner(&self) -> io::Result<OwnedFd> {
+        let handed = fd::duplicate_above(&self.owner, fd::HANDED_OVER)?;
+        fd::keep_over_exec(&handed)?;
+        Ok(handed)
     }
 }
 
@@ -157,11 +169,10 @@ fn places(settings: &RunSettings) -> Vec<Place<'_>> {
     if let Some(directory) = &settings.state_dir {
         return vec![Place::Given(directory)];
     }
-    let private = match &settings.runtime_dir {
-        Some(directory) => directory.join("ccci-guard"),
-        None => PathBuf::from(format!("/tmp/ccci-guard-{}", geteuid())),
-    };
-    vec![Place::Runs(&settings.runs_dir), Place::Private(private)]
+    // A stale XDG_RUNTIME_DIR is common (su, cron).
+    let private = settings.runtime_dir.iter().map(|directory| directory.join("ccci-guard"));
+    let private = private.chain([PathBuf::from(format!("/tmp/ccci-guard-{}", geteuid()))]);
+    std::iter::once(Place::Runs(&settings.runs_dir)).chain(private.map(Place::Private)).collect()
 }
 
 type Failure = (PathBuf, io::Error);
@@ -206,7 +217,13 @@ fn claim_one(place: &Place<'_>, id: &RunId, owner_name: &str) -> Result<Option<R
         if same_file(&file, &path) {
             let mark = format!("{{\"schema\":1,\"program\":\"ccci-guard\",\"run_id\":\"{id}\"}}\n");
             let _ = file.set_len(0).and_then(|()| (&file).write_all(mark.as_bytes()));
-            return Ok(Some(RunState { id: id.clone(), base, owner: file, owner_name: owner_name.to_owned(), made_run_dir }));
+            return Ok(Some(RunState {
+                id: id.clone(),
+                base,
+                owner: file,
+                owner_name: owner_name.to_owned(),
+                made_run_dir,
+            }));
         }
     }
 }

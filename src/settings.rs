@@ -17,7 +17,6 @@ use crate::app::{AppName, RunId};
 use crate::cli::{LogArgs, RUN_USAGE, RunArgs};
 use crate::duration;
 use crate::error::Error;
-use crate::lock::handoff::{self, Inherited};
 use crate::log;
 use crate::sys::process::Pid;
 use crate::sys::{procfs, signal};
@@ -116,6 +115,29 @@ pub enum RunName {
     FirstFree(Vec<RunId>),
 }
 
+/// The variables by which a guard hands its locks over; lists in the same order, joined by commas.
+pub mod lock_variable {
+    /// The apps.
+    pub const APPS: &str = "CCCI_APP_DOMAIN";
+    /// The descriptors; an entry is empty where the lock is held by an ancestor that handed none over.
+    pub const FDS: &str = "CCCI_APP_LOCK_FD";
+    /// The lock files.
+    pub const PATHS: &str = "CCCI_APP_LOCK_PATH";
+    /// `dev:ino` of the lock files.
+    pub const IDS: &str = "CCCI_APP_LOCK_ID";
+}
+
+/// One lock that the environment says we were handed.
+#[derive(Clone, Debug)]
+pub struct HandedLock {
+    /// The app.
+    pub app: String,
+    /// The descriptor's number.
+    pub fd: Option<i32>,
+    /// `dev:ino`.
+    pub id: String,
+}
+
 /// Everything that a run needs to know, checked.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the fields are the options of `cli.rs`, which documents them")]
@@ -150,7 +172,7 @@ pub struct RunSettings {
     /// The monitor of the run that this one is part of.
     pub outer_guard: Option<Pid>,
     /// Locks that a run above us says it handed down.
-    pub handed_locks: Vec<Inherited>,
+    pub handed_locks: Vec<HandedLock>,
     /// `SYSTEMD_EXEC_PID`: the process that systemd started itself.
     pub systemd_exec_pid: Option<i32>,
     /// `PATH`, for finding the command.
@@ -190,7 +212,11 @@ impl Value {
 
 /// A value as it is shown in a message: quoted, control characters escaped.
 pub fn quoted(text: &OsStr) -> String {
-    let text: String = text.to_string_lossy().chars().flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] }).collect();
+    let text: String = text
+        .to_string_lossy()
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] })
+        .collect();
     format!("'{text}'")
 }
 
@@ -254,7 +280,7 @@ impl Lookup {
 fn variable_name(option: &str) -> String {
     match option {
         "lock-dir" => "CCCI_APP_LOCK_DIR".to_owned(),
-        "app" => handoff::variable::APPS.to_owned(),
+        "app" => lock_variable::APPS.to_owned(),
         _ => format!("CCCI_{}", option.to_ascii_uppercase().replace('-', "_")),
     }
 }
@@ -346,7 +372,8 @@ pub fn resolve_run(form: Form, args: &RunArgs) -> Result<RunSettings, Error> {
         Form::Run => resolve_teardown(&lookup, args, &apps, &allow_list, allow_list_given)?,
         Form::Exec => Teardown::None,
     };
-    let deadline = lookup.parsed(args.deadline.as_ref(), "deadline", Counts::Always, at_least(Duration::from_secs(1)))?;
+    let deadline =
+        lookup.parsed(args.deadline.as_ref(), "deadline", Counts::Always, at_least(Duration::from_secs(1)))?;
     let default_grace = match teardown {
         // Only the harness can tear down: it needs the time.
         Teardown::None => Duration::from_secs(600),
@@ -357,10 +384,13 @@ pub fn resolve_run(form: Form, args: &RunArgs) -> Result<RunSettings, Error> {
     let sessions = one_of(&[("new", Session::New), ("keep", Session::Keep)]);
     let session = lookup.parsed(args.session.as_ref(), "session", Counts::Always, sessions)?.unwrap_or(Session::New);
     if session == Session::Keep && stop_scope == Some(StopScope::Group) {
-        return Err(Error::Usage("--session keep with --stop-scope group: that group is the caller's own; leave one of them out".to_owned()));
+        return Err(Error::Usage(
+            "--session keep with --stop-scope group: that group is the caller's own; leave one of them out".to_owned(),
+        ));
     }
     let survivors = one_of(&[("kill", Survivors::Kill), ("leave", Survivors::Leave)]);
-    let teardown_on = one_of(&[("stop", TeardownOn::Stop), ("failure", TeardownOn::Failure), ("always", TeardownOn::Always)]);
+    let teardown_on =
+        one_of(&[("stop", TeardownOn::Stop), ("failure", TeardownOn::Failure), ("always", TeardownOn::Always)]);
     let canonical_abra_dir = resolve_canonical(&lookup, args, &teardown)?;
     // abra and docker are looked for by the automatic teardown only, which refuses to start so far.
     let settings = RunSettings {
@@ -372,27 +402,42 @@ pub fn resolve_run(form: Form, args: &RunArgs) -> Result<RunSettings, Error> {
         grace: lookup.parsed(args.grace.as_ref(), "grace", Counts::Resident, duration::parse)?.unwrap_or(default_grace),
         stop_signal: lookup.parsed(args.stop_signal.as_ref(), "stop-signal", Counts::Resident, parse_stop_signal)?,
         stop_scope: stop_scope.unwrap_or(StopScope::Leader),
-        survivors: lookup.parsed(args.survivors.as_ref(), "survivors", Counts::Resident, survivors)?.unwrap_or(Survivors::Kill),
+        survivors: lookup
+            .parsed(args.survivors.as_ref(), "survivors", Counts::Resident, survivors)?
+            .unwrap_or(Survivors::Kill),
         teardown,
         teardown_on: lookup
             .parsed(args.teardown_on.as_ref(), "teardown-on", Counts::ResidentNotNested, teardown_on)?
             .unwrap_or(TeardownOn::Stop),
         teardown_timeout: lookup
-            .parsed(args.teardown_timeout.as_ref(), "teardown-timeout", Counts::ResidentNotNested, at_least(Duration::from_millis(1)))?
+            .parsed(
+                args.teardown_timeout.as_ref(),
+                "teardown-timeout",
+                Counts::ResidentNotNested,
+                at_least(Duration::from_millis(1)),
+            )?
             .unwrap_or(Duration::from_secs(600)),
         allow_list,
-        lock_dir: lookup.path(args.lock_dir.as_ref(), "lock-dir", Counts::Always)?.unwrap_or_else(|| "/run/lock".into()),
+        lock_dir: lookup
+            .path(args.lock_dir.as_ref(), "lock-dir", Counts::Always)?
+            .unwrap_or_else(|| "/run/lock".into()),
         lock_timeout: lookup.parsed(args.lock_timeout.as_ref(), "lock-timeout", Counts::Always, duration::parse)?,
         run_name: resolve_run_name(&lookup, args)?,
         abra_dir: resolve_abra_dir(&lookup, args)?,
         canonical_abra_dir,
-        runs_dir: lookup.path(args.runs_dir.as_ref(), "runs-dir", Counts::Always)?.unwrap_or_else(|| "/var/lib/cc-ci-runs".into()),
+        runs_dir: lookup
+            .path(args.runs_dir.as_ref(), "runs-dir", Counts::Always)?
+            .unwrap_or_else(|| "/var/lib/cc-ci-runs".into()),
         state_dir: lookup.path(args.state_dir.as_ref(), "state-dir", Counts::Always)?,
         runtime_dir: variable("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()),
         session,
         parent_pid: lookup.parsed(args.parent_pid.as_ref(), "parent-pid", Counts::NotNested, parse_pid)?,
         allow_orphan: lookup.switch(args.allow_orphan, "allow-orphan", Counts::NotNested)?,
-        stop_on_closed_output: lookup.switch(args.stop_on_closed_output, "stop-on-closed-output", Counts::ResidentNotNested)?,
+        stop_on_closed_output: lookup.switch(
+            args.stop_on_closed_output,
+            "stop-on-closed-output",
+            Counts::ResidentNotNested,
+        )?,
         report: lookup.path(args.report.as_ref(), "report", Counts::ResidentNotNested)?,
         outer_guard,
         handed_locks: handed_locks(),
@@ -441,7 +486,8 @@ fn resolve_apps(lookup: &Lookup, args: &RunArgs) -> Result<Vec<AppName>, Error> 
             None => Vec::new(),
             // Unlike every other variable: set but empty is an error.
             Some(text) if text.is_empty() => {
-                return Err(Value::variable(&name, &text).bad("is set but empty: the run would be unprotected; unset it, or name the app"));
+                return Err(Value::variable(&name, &text)
+                    .bad("is set but empty: the run would be unprotected; unset it, or name the app"));
             }
             Some(_) => lookup.variable(&name, Counts::Always).iter().flat_map(Value::entries).collect(),
         }
@@ -497,7 +543,10 @@ fn resolve_teardown(
 fn refuse_auto(apps: &[AppName], allow_list: &AllowList, allow_list_given: bool) -> Result<Teardown, Error> {
     const WAYS_OUT: &str = "give --teardown CMD, or --teardown none";
     let problem = if !allow_list_given && !apps.is_empty() {
-        format!("no way to tear {} down: automatic teardown needs --zone or --run-app-re; or {WAYS_OUT}", apps[0])
+        format!(
+            "no way to tear {} down: {WAYS_OUT} (automatic teardown, by --zone or --run-app-re, is not built yet)",
+            apps[0]
+        )
     } else if let Some(app) = apps.iter().find(|app| allow_list.protects(app)) {
         format!("automatic teardown may not touch {app}: --protect names it; {WAYS_OUT}")
     } else if let Some(app) = apps.iter().find(|app| !allow_list.admits(app)) {
@@ -552,7 +601,9 @@ fn resolve_canonical(lookup: &Lookup, args: &RunArgs, teardown: &Teardown) -> Re
 pub fn home_in_passwd() -> Option<PathBuf> {
     let own = nix::unistd::geteuid().to_string();
     let passwd = std::fs::read("/etc/passwd").ok()?;
-    let line = passwd.split(|&byte| byte == b'\n').find(|line| line.split(|&byte| byte == b':').nth(2) == Some(own.as_bytes()))?;
+    let line = passwd
+        .split(|&byte| byte == b'\n')
+        .find(|line| line.split(|&byte| byte == b':').nth(2) == Some(own.as_bytes()))?;
     let home = line.split(|&byte| byte == b':').nth(5).filter(|home| !home.is_empty())?;
     Some(Path::new(OsStr::from_bytes(home)).to_owned())
 }
@@ -579,15 +630,15 @@ fn resolve_run_name(lookup: &Lookup, args: &RunArgs) -> Result<RunName, Error> {
 }
 
 /// The locks that the environment says we were handed, if its lists fit together.
-fn handed_locks() -> Vec<Inherited> {
+fn handed_locks() -> Vec<HandedLock> {
     let list = |name: &str| -> Vec<String> {
         let text = variable(name).unwrap_or_default();
         String::from_utf8_lossy(&text.into_vec()).split(',').map(str::to_owned).collect()
     };
-    let (apps, fds, ids) = (list(handoff::variable::APPS), list(handoff::variable::FDS), list(handoff::variable::IDS));
+    let (apps, fds, ids) = (list(lock_variable::APPS), list(lock_variable::FDS), list(lock_variable::IDS));
     if apps.len() != fds.len() || apps.len() != ids.len() {
         return Vec::new();
     }
     let entries = apps.into_iter().zip(fds).zip(ids);
-    entries.map(|((app, fd), id)| Inherited { app, fd: fd.parse().ok(), id }).collect()
+    entries.map(|((app, fd), id)| HandedLock { app, fd: fd.parse().ok(), id }).collect()
 }

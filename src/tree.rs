@@ -8,6 +8,8 @@
 use std::collections::HashSet;
 use std::fmt::Write;
 
+use signal_hook::consts::{SIGCONT, SIGKILL, SIGTERM};
+
 use crate::sys::process::{self, Children, Pid};
 use crate::sys::procfs::{self, Process};
 
@@ -65,7 +67,7 @@ impl Tree {
     /// Continues every descendant: a stopped process acts on no signal but SIGKILL.
     pub fn continue_all(&self) {
         for process in self.descendants() {
-            let _ = process::kill(process.pid, libc_signal::CONT);
+            let _ = process::kill(process.pid, SIGCONT);
         }
     }
 
@@ -82,8 +84,8 @@ impl Tree {
         }
         for process in self.descendants() {
             self.count(process.pid, || process.name.clone());
-            let _ = process::kill(process.pid, libc_signal::TERM);
-            let _ = process::kill(process.pid, libc_signal::CONT);
+            let _ = process::kill(process.pid, SIGTERM);
+            let _ = process::kill(process.pid, SIGCONT);
         }
     }
 
@@ -95,7 +97,7 @@ impl Tree {
             }
             self.count(pid, || procfs::process(pid).map_or_else(String::new, |process| process.name));
             // EPERM (it became another user's) shows in what is left at the end.
-            let _ = process::kill(pid, libc_signal::KILL);
+            let _ = process::kill(pid, SIGKILL);
         }
     }
 
@@ -127,7 +129,8 @@ impl Tree {
 
 /// Processes as a message names them.
 pub fn names(processes: &[Process]) -> String {
-    let names: Vec<String> = processes.iter().take(NAMED).map(|process| format!("{} ({})", process.pid, process.name)).collect();
+    let names: Vec<String> =
+        processes.iter().take(NAMED).map(|process| format!("{} ({})", process.pid, process.name)).collect();
     list(&names, processes.len())
 }
 
@@ -137,13 +140,4 @@ fn list(names: &[String], count: usize) -> String {
         let _ = write!(text, " and {} more", count - names.len());
     }
     text
-}
-
-/// The numbers of the three signals that are sent here.
-mod libc_signal {
-    use nix::sys::signal::Signal;
-
-    pub const TERM: i32 = Signal::SIGTERM as i32;
-    pub const CONT: i32 = Signal::SIGCONT as i32;
-    pub const KILL: i32 = Signal::SIGKILL as i32;
 }

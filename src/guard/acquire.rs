@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+
 use crate::app::AppName;
 use crate::duration;
 use crate::error::Error;
@@ -78,13 +80,10 @@ pub enum Request {
 impl Request {
     /// The meaning of a signal.
     pub fn of(number: i32) -> Self {
-        use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
-        if [SIGTERM, SIGINT, SIGHUP, SIGQUIT].iter().any(|&stop| stop as i32 == number) {
-            Request::Stop
-        } else if number == SIGTSTP as i32 {
-            Request::Suspend
-        } else {
-            Request::Other
+        match number {
+            SIGTERM | SIGINT | SIGHUP | SIGQUIT => Request::Stop,
+            SIGTSTP => Request::Suspend,
+            _ => Request::Other,
         }
     }
 }
@@ -147,7 +146,12 @@ fn one(
 }
 
 /// Sleeps until the lock is granted. On an error the caller must end the process.
-fn wait(waiting: &Waiting, listener: &Listener<'_>, give_up: Option<Duration>, limit: Option<Duration>) -> Result<(), Refused> {
+fn wait(
+    waiting: &Waiting,
+    listener: &Listener<'_>,
+    give_up: Option<Duration>,
+    limit: Option<Duration>,
+) -> Result<(), Refused> {
     let mut alarm = Alarm::new().map_err(Error::system("cannot make a timer"))?;
     let mut remind = time::now();
     loop {
@@ -155,7 +159,12 @@ fn wait(waiting: &Waiting, listener: &Listener<'_>, give_up: Option<Duration>, l
         if now >= remind {
             remind = now + REMIND_EVERY;
             let app = waiting.candidate().app();
-            tracing::info!(event = "lock-wait", app = app.as_str(), "waiting for app lock {app} ({})", waiting.candidate().holder());
+            tracing::info!(
+                event = "lock-wait",
+                app = app.as_str(),
+                "waiting for app lock {app} ({})",
+                waiting.candidate().holder()
+            );
         }
         if give_up.is_some_and(|moment| now >= moment) {
             return Err(timed_out(waiting.candidate(), limit.unwrap_or_default()).into());
@@ -179,5 +188,9 @@ fn wait(waiting: &Waiting, listener: &Listener<'_>, give_up: Option<Duration>, l
 }
 
 fn timed_out(candidate: &Candidate, limit: Duration) -> Error {
-    Error::LockTimeout { app: candidate.app().clone(), holder: candidate.holder().in_short(), waited: duration::show(limit) }
+    Error::LockTimeout {
+        app: candidate.app().clone(),
+        holder: candidate.holder().in_short(),
+        waited: duration::show(limit),
+    }
 }

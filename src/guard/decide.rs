@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use signal_hook::consts::SIGTERM;
+
 use crate::exit_status::ExitStatus;
 use crate::guard::event::{Action, Cause, Event, Origin, Timer, WorkerEnd};
 use crate::guard::protocol::Message;
@@ -281,13 +283,12 @@ fn take_over(policy: &Policy, state: &mut State, now: Duration, actions: &mut Ve
     }
     state.cause = state.cause.or(Some(Cause::SupervisorGone));
     state.stop_began = state.stop_began.or(Some(now));
-    if !state.started {
-        sweep(state, Phase::SweepingWorker, actions);
-    } else if state.teardown.is_some() {
+    if !state.started || state.teardown.is_some() {
         sweep(state, Phase::SweepingWorker, actions);
     } else if state.worker_runs {
         // Announced: it is waited for, never swept.
         state.phase = Phase::TearingDown;
+        actions.push(Action::ContinueWorker);
     } else if state.harness.is_some() {
         survive(policy, state, actions);
     } else {
@@ -333,13 +334,22 @@ fn in_charge(policy: &Policy, state: &mut State, now: Duration, event: Event, ac
     }
 }
 
-fn stop_requested(policy: &Policy, state: &mut State, now: Duration, signal: i32, origin: Origin, actions: &mut Vec<Action>) {
+fn stop_requested(
+    policy: &Policy,
+    state: &mut State,
+    now: Duration,
+    signal: i32,
+    origin: Origin,
+    actions: &mut Vec<Action>,
+) {
     match state.phase {
         Phase::Running => {
             let known = origin == Origin::Terminal && policy.session == Session::Keep;
             begin_stop(policy, state, now, Cause::Signal(signal), (!known).then_some(signal), actions);
         }
-        Phase::Stopping if state.stop_began.is_some_and(|began| now.saturating_sub(began) > ONE_REQUEST) => kill(state, actions),
+        Phase::Stopping if state.stop_began.is_some_and(|began| now.saturating_sub(began) > ONE_REQUEST) => {
+            kill(state, actions)
+        }
         Phase::Surviving if state.stop_began.is_some_and(|began| now.saturating_sub(began) > ONE_REQUEST) => {
             actions.push(Action::Disarm(Timer::Survivors));
             sweep(state, Phase::Sweeping, actions);
@@ -350,14 +360,19 @@ fn stop_requested(policy: &Policy, state: &mut State, now: Duration, signal: i32
 
 fn stop(policy: &Policy, state: &mut State, now: Duration, cause: Cause, actions: &mut Vec<Action>) {
     if state.phase == Phase::Running {
-        begin_stop(policy, state, now, cause, Some(TERM), actions);
+        begin_stop(policy, state, now, cause, Some(SIGTERM), actions);
     }
 }
 
-const TERM: i32 = nix::sys::signal::Signal::SIGTERM as i32;
-
 /// `signal`: what the harness gets, unless another was asked for; `None` where it has it already.
-fn begin_stop(policy: &Policy, state: &mut State, now: Duration, cause: Cause, signal: Option<i32>, actions: &mut Vec<Action>) {
+fn begin_stop(
+    policy: &Policy,
+    state: &mut State,
+    now: Duration,
+    cause: Cause,
+    signal: Option<i32>,
+    actions: &mut Vec<Action>,
+) {
     state.set_cause(cause, actions);
     state.phase = Phase::Stopping;
     state.stop_began = Some(now);
@@ -463,7 +478,6 @@ fn worker_ended(state: &mut State, end: WorkerEnd, actions: &mut Vec<Action>) {
         // What it began is ended first; only then is it run once more.
         WorkerEnd::Died if state.workers < WORKER_RUNS => {}
         WorkerEnd::Died => state.teardown = Some(Outcome::failed()),
-        WorkerEnd::NeverRan => state.workers = state.workers.saturating_sub(1),
     }
     actions.push(Action::Tell(Message::WorkerEnded(state.teardown.clone())));
     sweep(state, Phase::SweepingWorker, actions);
@@ -487,7 +501,7 @@ fn time_up(policy: &Policy, state: &mut State, timer: Timer, actions: &mut Vec<A
         (Timer::Warning, Phase::Running) => actions.push(Action::Warn),
         (Timer::Grace, Phase::Stopping) => kill(state, actions),
         (Timer::Repeat, Phase::Stopping) => {
-            actions.extend([Action::SignalHarness(policy.stop_signal.unwrap_or(TERM)), Action::ContinueTree]);
+            actions.extend([Action::SignalHarness(policy.stop_signal.unwrap_or(SIGTERM)), Action::ContinueTree]);
         }
         (Timer::Kill, Phase::Killing) => sweep(state, Phase::Sweeping, actions),
         (Timer::Survivors, Phase::Surviving) => sweep(state, Phase::Sweeping, actions),

@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
 use nix::unistd::{getpid, getppid};
+use signal_hook::consts::{SIGCHLD, SIGCONT, SIGKILL, SIGSTOP};
 
 use crate::duration;
 use crate::guard::acquire::Request;
@@ -82,8 +82,15 @@ impl Engine {
     ///
     /// # Errors
     /// When the kernel has no timer for us.
-    pub fn supervisor(run: Run, channel: Channel, monitor: Option<OwnedFd>, harness: Pid, exec_error: OwnedFd) -> std::io::Result<Self> {
-        let mut engine = Engine::new(run, State::supervisor(), channel, Peer::Monitor { pidfd: monitor }, HashSet::new())?;
+    pub fn supervisor(
+        run: Run,
+        channel: Channel,
+        monitor: Option<OwnedFd>,
+        harness: Pid,
+        exec_error: OwnedFd,
+    ) -> std::io::Result<Self> {
+        let mut engine =
+            Engine::new(run, State::supervisor(), channel, Peer::Monitor { pidfd: monitor }, HashSet::new())?;
         engine.facts.harness = Some(harness);
         fd::set_nonblocking(&exec_error)?;
         engine.exec_error = Some(exec_error.into());
@@ -179,7 +186,9 @@ impl Engine {
         if let Peer::Monitor { pidfd: Some(pidfd) } = &self.peer {
             descriptors.push((Source::Monitor, pidfd.as_fd()));
         }
-        if self.caller_watched && let Some(caller) = self.run.caller.ended() {
+        if self.caller_watched
+            && let Some(caller) = self.run.caller.ended()
+        {
             descriptors.push((Source::Caller, caller));
         }
         if let Some(exec_error) = &self.exec_error {
@@ -188,7 +197,8 @@ impl Engine {
         descriptors.extend(self.outputs.iter().map(|output| (Source::Output, *output)));
         let polled: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, descriptor)| *descriptor).collect();
         let ready = fd::wait(&polled);
-        let sources: Vec<Source> = descriptors.iter().zip(ready).filter(|(_, ready)| *ready).map(|((source, _), _)| *source).collect();
+        let sources: Vec<Source> =
+            descriptors.iter().zip(ready).filter(|(_, ready)| *ready).map(|((source, _), _)| *source).collect();
         self.collect(&sources);
     }
 
@@ -226,7 +236,7 @@ impl Engine {
                 }
                 Request::Suspend => self.queue.push_back(Event::Suspend),
                 Request::Other if number == signal::parent_death() => self.parent_may_be_gone(),
-                Request::Other if number == Signal::SIGCHLD as i32 => self.look_at_children = true,
+                Request::Other if number == SIGCHLD => self.look_at_children = true,
                 Request::Other => self.queue.push_back(Event::Forward(number)),
             }
         }
@@ -238,7 +248,10 @@ impl Engine {
         match &self.peer {
             Peer::Monitor { .. } => self.monitor_gone(),
             _ if self.run.caller.is_gone() => self.queue.push_back(Event::CallerGone),
-            _ => tracing::debug!(event = "parent-thread-ended", "the parent's thread ended, the parent lives on: ignored"),
+            _ => tracing::debug!(
+                event = "parent-thread-ended",
+                "the parent's thread ended, the parent lives on: ignored"
+            ),
         }
     }
 
@@ -371,7 +384,7 @@ impl Engine {
         self.handle(Event::PeerGone);
         // Its children are ours now, and some may have ended before they were.
         if self.state.worker_runs && self.worker.is_none_or(|worker| process::peek_child(worker) == Children::None) {
-            self.worker_ended(Ended::Signal(Signal::SIGKILL as i32));
+            self.worker_ended(Ended::Signal(SIGKILL));
         }
     }
 
@@ -380,10 +393,9 @@ impl Engine {
         let end = match (how, self.run.result.get()) {
             // Also of one that was killed after its last deed.
             (_, Some(outcome)) => WorkerEnd::Finished(outcome),
-            (Ended::Code(GATE_CLOSED), None) => WorkerEnd::NeverRan,
             (_, None) => WorkerEnd::Died,
         };
-        if end == WorkerEnd::Died {
+        if end == WorkerEnd::Died && how != Ended::Code(GATE_CLOSED) {
             tracing::warn!(event = "worker-killed", "the teardown was killed from outside");
         }
         self.handle(Event::WorkerEnded(end));
@@ -427,7 +439,10 @@ impl Engine {
         if killed > 0 {
             let processes = if killed == 1 { "process" } else { "processes" };
             let names = self.tree.ended_names();
-            tracing::info!(event = "survivors-killed", "killed {killed} {processes} that outlived the harness: {names}");
+            tracing::info!(
+                event = "survivors-killed",
+                "killed {killed} {processes} that outlived the harness: {names}"
+            );
         }
         self.facts.survivors_killed += killed;
         self.tree.forget_ended();
@@ -446,11 +461,16 @@ impl Engine {
             Action::ContinueTree => self.tree.continue_all(),
             Action::KillHarness => {
                 let pid = self.facts.harness.map(Pid::as_raw);
-                tracing::warn!(event = "harness-killed", pid, "harness did not end in time: sent KILL to pid {}", pid.unwrap_or(0));
-                self.to_harness(Signal::SIGKILL as i32);
+                tracing::warn!(
+                    event = "harness-killed",
+                    pid,
+                    "harness did not end in time: sent KILL to pid {}",
+                    pid.unwrap_or(0)
+                );
+                self.to_harness(SIGKILL);
             }
-            Action::StopHarness => self.to_harness_group(Signal::SIGSTOP as i32),
-            Action::ContinueHarness => self.to_harness_group(Signal::SIGCONT as i32),
+            Action::StopHarness => self.to_harness_group(SIGSTOP),
+            Action::ContinueHarness => self.to_harness_group(SIGCONT),
             Action::Warn => self.warn(),
             Action::Arm(timer, delay) => {
                 self.timers.insert(timer, time::now() + delay);
@@ -464,7 +484,7 @@ impl Engine {
             Action::StartWorker => self.start_worker(),
             Action::ContinueWorker => {
                 if let Some(worker) = self.worker {
-                    let _ = process::kill(worker, Signal::SIGCONT as i32);
+                    let _ = process::kill(worker, SIGCONT);
                 }
             }
             Action::StopSelf => {
@@ -473,10 +493,13 @@ impl Engine {
                     self.queue.push_back(Event::Resume);
                 }
             }
-            Action::ContinuePeer => self.to_supervisor(Signal::SIGCONT as i32),
+            Action::ContinuePeer => self.to_supervisor(SIGCONT),
             Action::KillPeer => {
-                tracing::warn!(event = "supervisor-silent", "the supervisor does not answer: killing it and going on in its place");
-                self.to_supervisor(Signal::SIGKILL as i32);
+                tracing::warn!(
+                    event = "supervisor-silent",
+                    "the supervisor does not answer: killing it and going on in its place"
+                );
+                self.to_supervisor(SIGKILL);
             }
             Action::AnnounceTakeover => {
                 self.facts.takeover = true;

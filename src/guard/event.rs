@@ -101,10 +101,8 @@ pub enum Timer {
 pub enum WorkerEnd {
     /// With a result.
     Finished(Outcome),
-    /// Killed from outside.
+    /// Killed from outside, or before its gate was opened.
     Died,
-    /// Its gate was never opened.
-    NeverRan,
 }
 
 /// Something that happened.

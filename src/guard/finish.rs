@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use signal_hook::consts::SIGCONT;
 
 use crate::duration;
 use crate::guard::decide::State;
@@ -42,7 +42,7 @@ pub fn finish(run: &Run, state: &State, facts: &Facts, monitor: &Channel) -> u8 
     run.release_locks();
     // A stopped monitor would keep its descriptors, and the caller waiting.
     if nix::unistd::getpid() != run.monitor && nix::unistd::getppid() == run.monitor {
-        let _ = process::kill(run.monitor, Signal::SIGCONT as i32);
+        let _ = process::kill(run.monitor, SIGCONT);
     }
     status
 }
@@ -108,11 +108,19 @@ fn say_torn_down(run: &Run, outcome: &Outcome, released: &str, status: u8) {
     let time = duration::show(Duration::from_secs_f64(outcome.elapsed_s.max(0.0)));
     match outcome.result {
         Verdict::Ok => tracing::info!(event = "torn-down", "torn down {names} in {time}{released}; exit {status}"),
-        Verdict::Skipped => tracing::warn!(event = "teardown-skipped", "nothing torn down: not ours any more{released}; exit {status}"),
-        Verdict::Timeout => tracing::error!(event = "teardown-timeout", "teardown of {names} ran into its limit after {time}{released}; exit {status}"),
+        Verdict::Skipped => {
+            tracing::warn!(event = "teardown-skipped", "nothing torn down: not ours any more{released}; exit {status}")
+        }
+        Verdict::Timeout => tracing::error!(
+            event = "teardown-timeout",
+            "teardown of {names} ran into its limit after {time}{released}; exit {status}"
+        ),
         Verdict::Partial | Verdict::Failed => {
             let number = outcome.status.map(|number| format!(" (status {number})")).unwrap_or_default();
-            tracing::error!(event = "teardown-failed", "teardown of {names} failed{number} after {time}{released}; exit {status}");
+            tracing::error!(
+                event = "teardown-failed",
+                "teardown of {names} failed{number} after {time}{released}; exit {status}"
+            );
         }
     }
 }

@@ -5,6 +5,7 @@
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::{getpid, setsid};
+use signal_hook::consts::SIGTERM;
 
 use crate::error::Error;
 use crate::guard::acquire::{Listener, Refused};
@@ -31,7 +32,7 @@ pub fn become_harness(mut birth: Birth, settings: &RunSettings) -> Refused {
 fn prepare(birth: &mut Birth, settings: &RunSettings) -> Result<(Program, Errno), Refused> {
     let delivery = prepare_signals(&birth.inherited)?;
     // It outlives the exec: the harness itself gets TERM when the caller dies.
-    let caller = Caller::watch(settings, birth, Signal::SIGTERM as i32)?;
+    let caller = Caller::watch(settings, birth, SIGTERM)?;
     let program = Program::find(&settings.command, settings.search_path.as_deref())?;
     let harness = getpid();
     let state = RunState::claim(settings, harness)?;
@@ -41,7 +42,13 @@ fn prepare(birth: &mut Birth, settings: &RunSettings) -> Result<(Program, Errno)
     result.map(|errno| (program, errno))
 }
 
-fn enter(birth: &mut Birth, settings: &RunSettings, state: &RunState, listener: &Listener<'_>, program: &Program) -> Result<Errno, Refused> {
+fn enter(
+    birth: &mut Birth,
+    settings: &RunSettings,
+    state: &RunState,
+    listener: &Listener<'_>,
+    program: &Program,
+) -> Result<Errno, Refused> {
     let harness = getpid();
     let (_, locks) = locks::take(settings, state, listener)?;
     if settings.session == Session::New && setsid().is_err() {
@@ -54,7 +61,7 @@ fn enter(birth: &mut Birth, settings: &RunSettings, state: &RunState, listener: 
     let environment = harness::environment(&settings::caller_environment(), &changes);
     listener.check()?;
     handed.keep_over_exec();
-    state.hand_over_owner().map_err(Error::system("cannot hand the owner file over"))?;
+    let _owner = state.hand_over_owner().map_err(Error::system("cannot hand the owner file over"))?;
     if let Some(deadline) = settings.deadline {
         birth.inherited.force_default(Signal::SIGALRM);
         process::alarm(deadline).map_err(Error::system("cannot set the deadline"))?;

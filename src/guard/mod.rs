@@ -24,8 +24,8 @@ pub use orphan::Birth;
 
 use std::collections::HashSet;
 
-use nix::sys::signal::Signal;
 use nix::unistd::getpid;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH};
 
 use crate::cli::RunArgs;
 use crate::error::Error;
@@ -48,7 +48,8 @@ use crate::{log, tree};
 
 /// Runs a command under guard; returns the status to exit with.
 pub fn start(birth: Birth, form: Form, args: &RunArgs) -> u8 {
-    let settings = settings::resolve_log(&args.log).and_then(log::start).and_then(|()| settings::resolve_run(form, args));
+    let settings =
+        settings::resolve_log(&args.log).and_then(log::start).and_then(|()| settings::resolve_run(form, args));
     match settings {
         Err(error) => {
             log::say_error(&error.to_string());
@@ -69,13 +70,18 @@ fn refused(why: Refused) -> (Cause, u8) {
                 Cause::Signal(number) => 128 + u8::try_from(number).unwrap_or(0),
                 _ => ExitStatus::Terminated as u8,
             };
-            tracing::info!(event = "finished", "stopped before the harness was started ({}); exit {status}", cause.name());
+            tracing::info!(
+                event = "finished",
+                "stopped before the harness was started ({}); exit {status}",
+                cause.name()
+            );
             (cause, status)
         }
         Refused::Failed(error) => {
             tracing::error!(event = "error", "{error}");
             let status = error.exit_status() as u8;
-            let cause = if status == ExitStatus::LockTimeout as u8 { Cause::LockTimeout } else { Cause::GuardError(status) };
+            let cause =
+                if status == ExitStatus::LockTimeout as u8 { Cause::LockTimeout } else { Cause::GuardError(status) };
             (cause, status)
         }
     }
@@ -102,7 +108,12 @@ fn guarded(birth: Birth, settings: RunSettings) -> u8 {
 }
 
 /// Everything up to the first fork. The order closes windows; `docs/design/orphan-check.md` names them.
-fn prepare(birth: Birth, settings: RunSettings, began: std::time::Duration, run_id: &mut String) -> Result<Run, Refused> {
+fn prepare(
+    birth: Birth,
+    settings: RunSettings,
+    began: std::time::Duration,
+    run_id: &mut String,
+) -> Result<Run, Refused> {
     let delivery = prepare_signals(&birth.inherited)?;
     let caller = Caller::watch(&settings, &birth, signal::parent_death())?;
     let program = Program::find(&settings.command, settings.search_path.as_deref())?;
@@ -117,7 +128,8 @@ fn prepare(birth: Birth, settings: RunSettings, began: std::time::Duration, run_
     // The last look before the forks: a request that came in the moment of the grant starts nothing.
     let taken = locks::take(&settings, &state, &listener).and_then(|taken| listener.check().map(|()| taken));
     let (lock_directory, locks) = taken.inspect_err(|_| state.remove(None))?;
-    let result = ResultSlot::new().map_err(Error::system("cannot make shared memory")).inspect_err(|_| state.remove(None))?;
+    let result =
+        ResultSlot::new().map_err(Error::system("cannot make shared memory")).inspect_err(|_| state.remove(None))?;
     Ok(Run {
         deadline_at: run::deadline_at(&settings),
         lock_wait: time::now().saturating_sub(waits_from),
@@ -163,12 +175,11 @@ fn watch(run: Run) -> u8 {
 /// The signals that guard processes handle. One that the caller ignores stays ignored, for guard and harness:
 /// `nohup` means it. TERM is handled all the same, since a run that can't be ended is nobody's wish.
 fn prepare_signals(inherited: &Inherited) -> Result<Delivery, Error> {
-    use Signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH};
     let unless_ignored = [SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH];
-    let mut handled = vec![SIGTERM as i32, SIGCHLD as i32, signal::parent_death()];
-    handled.extend(unless_ignored.iter().map(|&number| number as i32).filter(|&number| !inherited.ignores(number)));
+    let mut handled = vec![SIGTERM, SIGCHLD, signal::parent_death()];
+    handled.extend(unless_ignored.into_iter().filter(|&number| !inherited.ignores(number)));
     // A message to a terminal whose foreground we are not must not stop us.
-    signal::ignore(Signal::SIGTTOU);
+    signal::ignore(SIGTTOU);
     Delivery::new(&handled).map_err(Error::system("cannot handle signals"))
 }
 

@@ -47,11 +47,15 @@ impl Caller {
     pub fn watch(settings: &RunSettings, birth: &Birth, death_signal: i32) -> Result<Self, Error> {
         let parent = birth.parent;
         if settings.allow_orphan {
-            tracing::info!(event = "orphan-allowed", "--allow-orphan: not watching the caller; its end does not stop this run");
+            tracing::info!(
+                event = "orphan-allowed",
+                "--allow-orphan: not watching the caller; its end does not stop this run"
+            );
             return Ok(Caller { parent, pidfd: None, watched: false });
         }
         check(settings, parent)?;
-        process::set_parent_death_signal(death_signal).map_err(Error::system("cannot ask for the parent's death signal"))?;
+        process::set_parent_death_signal(death_signal)
+            .map_err(Error::system("cannot ask for the parent's death signal"))?;
         // Without one (seccomp, another pid namespace) the death signal and getppid() decide.
         let pidfd = process::pidfd(parent).ok();
         // The signal never comes for a parent that was dead already, and its number may be another's by now.

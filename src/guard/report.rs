@@ -60,7 +60,14 @@ pub struct TeardownReport {
 
 impl From<Option<&Outcome>> for TeardownReport {
     fn from(outcome: Option<&Outcome>) -> Self {
-        let empty = TeardownReport { ran: false, result: None, status: None, elapsed_s: 0.0, apps: Vec::new(), residual: Vec::new() };
+        let empty = TeardownReport {
+            ran: false,
+            result: None,
+            status: None,
+            elapsed_s: 0.0,
+            apps: Vec::new(),
+            residual: Vec::new(),
+        };
         outcome.map_or(empty, |outcome| TeardownReport {
             ran: outcome.result != Verdict::Skipped,
             result: Some(outcome.result),
@@ -87,7 +94,8 @@ impl ReportFile {
     /// # Errors
     /// When there is no such directory.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let failed = |error| Error::File { what: "cannot open the directory of the report", path: path.to_owned(), error };
+        let failed =
+            |error| Error::File { what: "cannot open the directory of the report", path: path.to_owned(), error };
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
         };
@@ -108,15 +116,21 @@ impl ReportFile {
         let target = fstatat(&self.directory, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
         if target.is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits()) {
             // A device, a FIFO, /dev/stdout: a rename would put a file in its place.
-            return OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&self.path)?.write_all(text);
+            return OpenOptions::new()
+                .write(true)
+                .custom_flags(OFlag::O_NONBLOCK.bits())
+                .open(&self.path)?
+                .write_all(text);
         }
         let mut temporary = OsString::from(".");
         temporary.push(&self.name);
         temporary.push(format!(".{}", getpid()));
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        let mut file = File::from(openat(&self.directory, temporary.as_os_str(), flags, Mode::from_bits_truncate(0o644))?);
+        let mut file =
+            File::from(openat(&self.directory, temporary.as_os_str(), flags, Mode::from_bits_truncate(0o644))?);
         let put = file.write_all(text).and_then(|()| {
-            renameat(&self.directory, temporary.as_os_str(), &self.directory, self.name.as_os_str()).map_err(io::Error::from)
+            renameat(&self.directory, temporary.as_os_str(), &self.directory, self.name.as_os_str())
+                .map_err(io::Error::from)
         });
         if put.is_err() {
             let _ = unlinkat(&self.directory, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir);

@@ -35,7 +35,10 @@ pub fn supervise(run: Run, channel: Channel) -> i32 {
         Session::New => setsid().map(|_| ()),
         Session::Keep => setpgid(Pid::from_raw(0), Pid::from_raw(0)),
     };
-    match process::set_subreaper().map_err(Error::system("cannot become a subreaper")).and_then(|()| start(run, channel, monitor)) {
+    match process::set_subreaper()
+        .map_err(Error::system("cannot become a subreaper"))
+        .and_then(|()| start(run, channel, monitor))
+    {
         Ok(status) => i32::from(status),
         Err(error) => {
             tracing::error!(event = "error", "{error}");
@@ -72,7 +75,13 @@ fn start(run: Run, channel: Channel, monitor: Option<OwnedFd>) -> Result<u8, Err
 
 /// The child that is to be the harness. All signals are blocked until the caller's mask is back, so what is
 /// sent to it meanwhile waits and meets the caller's dispositions.
-fn become_harness(run: &Run, handed: &Handed, supervisor: Pid, gate_opens: impl FnOnce() -> bool, error_end: &OwnedFd) -> i32 {
+fn become_harness(
+    run: &Run,
+    handed: &Handed,
+    supervisor: Pid,
+    gate_opens: impl FnOnce() -> bool,
+    error_end: &OwnedFd,
+) -> i32 {
     let _ = match run.settings.session {
         Session::New => setsid().map(|_| ()),
         Session::Keep => getpgid(Some(run.monitor)).and_then(|group| setpgid(Pid::from_raw(0), group)),

@@ -5,11 +5,11 @@
 
 use nix::unistd::getppid;
 
+use crate::app::AppName;
 use crate::guard::decide::State;
 use crate::guard::finish::{self, Facts};
 use crate::guard::protocol::Channel;
 use crate::guard::run::Run;
-use crate::app::AppName;
 use crate::lock::AppLock;
 use crate::lock::handoff::Handed;
 use crate::lock::path::LockDirectory;
@@ -42,12 +42,15 @@ fn tear_down(run: &mut Run, state: &State, facts: &Facts) -> Outcome {
         harness_status: state.harness.map(Ended::as_shell_status),
         canonical_abra_dir: run.settings.canonical_abra_dir.clone(),
     };
-    let opened = if run.lock_directory.is_none() { LockDirectory::open_or_create(&run.settings.lock_dir).ok() } else { None };
+    let opened =
+        if run.lock_directory.is_none() { LockDirectory::open_or_create(&run.settings.lock_dir).ok() } else { None };
     let directory = run.lock_directory.as_ref().or(opened.as_ref());
     let (mut noted, left_alone) = noted_apps(run, directory, harness);
 
     let mut locks: Vec<&mut AppLock> = run.locks.iter_mut().chain(noted.iter_mut()).collect();
-    let steps = |app: Option<&AppName>| vec![Step { argv: command::argv(&command), environment: command::environment(&context, app) }];
+    let steps = |app: Option<&AppName>| {
+        vec![Step { argv: command::argv(&command), environment: command::environment(&context, app) }]
+    };
     let mut targets: Vec<Target<'_>> = Vec::new();
     for lock in locks.drain(..) {
         let app = lock.app().clone();

@@ -9,27 +9,16 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::stat::fstat;
 
 use crate::app::AppName;
 use crate::lock::path::LockDirectory;
 use crate::lock::{AppLock, Hold};
+use crate::settings::{HandedLock, lock_variable};
 use crate::sys::fd;
 use crate::sys::procfs::{self, FileId};
-
-/// The variables by which a guard hands its locks over; lists in the same order, joined by commas.
-pub mod variable {
-    /// The apps.
-    pub const APPS: &str = "CCCI_APP_DOMAIN";
-    /// The descriptors; an entry is empty where the lock is held by an ancestor that handed none over.
-    pub const FDS: &str = "CCCI_APP_LOCK_FD";
-    /// The lock files.
-    pub const PATHS: &str = "CCCI_APP_LOCK_PATH";
-    /// `dev:ino` of the lock files.
-    pub const IDS: &str = "CCCI_APP_LOCK_ID";
-}
 
 /// Locks as they are handed to a child: a duplicate of each description, and the variables that tell of it.
 ///
@@ -91,34 +80,25 @@ impl Handed {
         };
         let number = |entry: &Entry| entry.fd.as_ref().map(|fd| fd.as_raw_fd().to_string()).unwrap_or_default().into();
         vec![
-            (variable::APPS, list(|entry| entry.app.clone().into())),
-            (variable::FDS, list(number)),
-            (variable::PATHS, list(|entry| entry.path.clone())),
-            (variable::IDS, list(|entry| entry.id.clone().into())),
+            (lock_variable::APPS, list(|entry| entry.app.clone().into())),
+            (lock_variable::FDS, list(number)),
+            (lock_variable::PATHS, list(|entry| entry.path.clone())),
+            (lock_variable::IDS, list(|entry| entry.id.clone().into())),
         ]
     }
 }
 
-/// One lock that the environment says we were handed.
-#[derive(Clone, Debug)]
-pub struct Inherited {
-    /// The app.
-    pub app: String,
-    /// The descriptor's number.
-    pub fd: Option<i32>,
-    /// `dev:ino`.
-    pub id: String,
-}
-
 /// The lock of a run above us, if there is one.
-pub fn borrow(directory: &LockDirectory, app: &AppName, handed: &[Inherited]) -> Option<AppLock> {
+pub fn borrow(directory: &LockDirectory, app: &AppName, handed: &[HandedLock]) -> Option<AppLock> {
     let id = directory.identity(app)?;
     let hold = handed
         .iter()
         .filter(|handed| handed.app == app.as_str() && handed.id == id.to_string())
         .find_map(|handed| shared_description(handed.fd?, id))
         .map(Hold::Borrowed)
-        .or_else(|| procfs::ancestors().into_iter().any(|pid| procfs::holds_flock(pid, id)).then_some(Hold::Ancestor))?;
+        .or_else(|| {
+            procfs::ancestors().into_iter().any(|pid| procfs::holds_flock(pid, id)).then_some(Hold::Ancestor)
+        })?;
     Some(AppLock { app: app.clone(), path: directory.file(app), id, hold })
 }
 
@@ -128,7 +108,7 @@ fn shared_description(number: i32, id: FileId) -> Option<File> {
     if (FileId { device: stat.st_dev, inode: stat.st_ino }) != id {
         return None;
     }
-    let file = File::from(fd::duplicate_above(&inherited.as_fd(), super::HANDED_OVER).ok()?);
+    let file = File::from(fd::duplicate_above(&inherited, fd::HANDED_OVER).ok()?);
     // The right file through another description is no proof: then this fails, since the real one is locked.
     // Without a holder it would take the lock; that is an abandoned run's, and ours is the one that lives.
     file.try_lock().ok().map(|()| file)

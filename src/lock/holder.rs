@@ -63,8 +63,11 @@ pub(super) fn look(file: &File, id: FileId) -> Holder {
     let taker = procfs::flock_taker(id).map(Pid::as_raw);
     // A line that somebody else left says nothing of this holder (a Python harness writes none).
     let line = line.filter(|line| taker.is_none_or(|pid| pid == line.pid));
-    let held_for =
-        file.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|since| SystemTime::now().duration_since(since).ok());
+    let held_for = file
+        .metadata()
+        .and_then(|metadata| metadata.modified())
+        .ok()
+        .and_then(|since| SystemTime::now().duration_since(since).ok());
     Holder { pid: taker.or(line.as_ref().map(|line| line.pid)), line, held_for }
 }
 

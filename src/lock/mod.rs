@@ -18,7 +18,7 @@ pub mod wait;
 
 use std::fs::{File, TryLockError};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -28,10 +28,8 @@ use crate::error::Error;
 use crate::lock::holder::HolderLine;
 use crate::lock::path::LockDirectory;
 use crate::settings;
+use crate::sys::fd;
 use crate::sys::procfs::{self, FileId};
-
-/// The number that a descriptor handed to a harness has at least: out of the way of those it opens itself.
-const HANDED_OVER: i32 = 100;
 
 /// A held lock.
 #[derive(Debug)]
@@ -169,7 +167,7 @@ impl AppLock {
     /// # Errors
     /// EMFILE of fcntl(2).
     pub fn duplicate(&self) -> io::Result<Option<OwnedFd>> {
-        self.file().map(|file| crate::sys::fd::duplicate_above(&file.as_fd(), HANDED_OVER)).transpose()
+        self.file().map(|file| fd::duplicate_above(file, fd::HANDED_OVER)).transpose()
     }
 
     /// Frees the lock, also where a forgotten process still has the description open.

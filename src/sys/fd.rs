@@ -13,6 +13,9 @@ use nix::sys::signal::SigSet;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::sys::stat::Mode;
 
+/// The number that a descriptor handed to a harness has at least: out of the way of those it opens itself.
+pub const HANDED_OVER: RawFd = 100;
+
 /// Sleeps until a signal was delivered or one of the descriptors is ready, and tells which are.
 ///
 /// The only place where signals are unblocked: whatever is pending is delivered here, once a kind.

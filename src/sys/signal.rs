@@ -87,8 +87,8 @@ fn set_disposition(signal: i32, handler: libc::sighandler_t) {
 }
 
 /// Ignores a signal from now on.
-pub fn ignore(signal: Signal) {
-    set_disposition(signal as i32, libc::SIG_IGN);
+pub fn ignore(signal: i32) {
+    set_disposition(signal, libc::SIG_IGN);
 }
 
 /// The signal by which the kernel tells a guard process that its parent has died: a real-time signal of our
@@ -191,4 +191,3 @@ pub fn name(signal: i32) -> String {
         Err(_) => signal.to_string(),
     }
 }
-

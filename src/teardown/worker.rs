@@ -12,15 +12,17 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGTERM};
+
 use crate::app::AppName;
 use crate::harness;
 use crate::lock::handoff::Handed;
 use crate::lock::path::LockDirectory;
 use crate::lock::{AppLock, StillOurs};
+use crate::sys::fd;
 use crate::sys::process::{self, Children, Ended, Pid};
 use crate::sys::signal::{Delivery, Inherited};
 use crate::sys::time::{self, Alarm};
-use crate::sys::fd;
 use crate::teardown::{AppOutcome, Outcome, ResultSlot, Verdict};
 use crate::tree::{self, Tree};
 
@@ -82,7 +84,14 @@ impl<'a> Worker<'a> {
         let _ = nix::unistd::setsid();
         let _ = process::set_subreaper();
         let _ = std::env::set_current_dir("/");
-        Ok(Worker { delivery, inherited, directory, tree: Tree::default(), alarm: Alarm::new()?, ends_at: time::now() + limit })
+        Ok(Worker {
+            delivery,
+            inherited,
+            directory,
+            tree: Tree::default(),
+            alarm: Alarm::new()?,
+            ends_at: time::now() + limit,
+        })
     }
 
     /// Tears everything down and leaves the result in `slot`. `left_alone`: apps that are another's.
@@ -117,7 +126,11 @@ impl<'a> Worker<'a> {
                 match lock.still_ours(directory) {
                     StillOurs::Yes => {}
                     StillOurs::Again(why) => {
-                        tracing::warn!(event = "lock-taken-again", app = name.as_str(), "took the app lock of {name} again: {why}");
+                        tracing::warn!(
+                            event = "lock-taken-again",
+                            app = name.as_str(),
+                            "took the app lock of {name} again: {why}"
+                        );
                     }
                     StillOurs::No(why) => {
                         tracing::warn!(event = "teardown-skipped", app = name.as_str(), "left {name} alone: {why}");
@@ -129,15 +142,27 @@ impl<'a> Worker<'a> {
                 StepEnd::Ended(Ended::Code(0)) => status = status.or(Some(0)),
                 StepEnd::Ended(how) => {
                     let number = how.as_shell_status();
-                    tracing::error!(event = "teardown-failed", app = name.as_str(), "teardown of {name} failed with status {number}");
+                    tracing::error!(
+                        event = "teardown-failed",
+                        app = name.as_str(),
+                        "teardown of {name} failed with status {number}"
+                    );
                     return (Verdict::Failed, Some(number));
                 }
                 StepEnd::TimedOut => {
-                    tracing::error!(event = "teardown-timeout", app = name.as_str(), "teardown of {name} ran into its limit and was killed");
+                    tracing::error!(
+                        event = "teardown-timeout",
+                        app = name.as_str(),
+                        "teardown of {name} ran into its limit and was killed"
+                    );
                     return (Verdict::Timeout, None);
                 }
                 StepEnd::NotStarted(error) => {
-                    tracing::error!(event = "teardown-failed", app = name.as_str(), "teardown of {name} could not be started: {error}");
+                    tracing::error!(
+                        event = "teardown-failed",
+                        app = name.as_str(),
+                        "teardown of {name} could not be started: {error}"
+                    );
                     return (Verdict::Failed, None);
                 }
             }
@@ -229,7 +254,7 @@ impl<'a> Worker<'a> {
             self.tree.reap(pid);
         }
         if step_end.is_none() && process::was_stopped(step) {
-            let _ = process::kill(step, nix::sys::signal::Signal::SIGCONT as i32);
+            let _ = process::kill(step, SIGCONT);
         }
         step_end
     }
@@ -256,8 +281,7 @@ impl<'a> Worker<'a> {
 
 /// Ended by a signal that asks or forces, or by a shell's word for one.
 fn killed_from_outside(how: Ended) -> bool {
-    use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
-    let asks = |number: i32| [SIGTERM, SIGINT, SIGHUP, SIGKILL].iter().any(|&signal| signal as i32 == number);
+    let asks = |number| matches!(number, SIGTERM | SIGINT | SIGHUP | SIGKILL);
     match how {
         Ended::Signal(number) => asks(number),
         Ended::Code(code) => asks(code - 128),
