@@ -40,7 +40,12 @@ fn longest_number(text: &str) -> usize {
     text.split(|c: char| !c.is_ascii_digit()).map(str::len).max().unwrap_or(0)
 }
 
-/// A duration for people: whole seconds from one second on (`12m 40s`), milliseconds below.
+/// A duration as it was asked for.
+pub fn exact(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+/// A measured duration, for people: whole seconds from one second on (`12m 40s`), milliseconds below.
 pub fn show(duration: Duration) -> String {
     let rounded = match duration.as_secs() {
         0 => Duration::from_millis(u64::from(duration.subsec_millis())),

@@ -103,7 +103,7 @@ pub fn all(
     sorted.sort();
     let mut locks: Vec<AppLock> = Vec::new();
     for app in &sorted {
-        let lock = match handoff::borrow(directory, app, &settings.handed_locks) {
+        let lock = match handoff::handed_down(directory, app, &settings.handed_locks) {
             Some(borrowed) => borrowed,
             None => one(directory, app, listener, give_up, settings.lock_timeout)?,
         };
@@ -133,6 +133,9 @@ fn one(
             Attempt::Acquired(lock) => return Ok(lock),
             Attempt::Held(candidate) => candidate,
         };
+        if let Some(lock) = handoff::held_by_ancestor(&candidate) {
+            return Ok(lock);
+        }
         if give_up.is_some_and(|moment| moment <= time::now()) {
             return Err(timed_out(&candidate, limit.unwrap_or_default()).into());
         }

@@ -276,7 +276,11 @@ fn take_over(policy: &Policy, state: &mut State, now: Duration, actions: &mut Ve
         actions.push(Action::Exit(status));
         return;
     }
-    actions.extend([Action::Disarm(Timer::Answer), Action::Disarm(Timer::Silence), Action::AnnounceTakeover]);
+    actions.extend([Action::Disarm(Timer::Answer), Action::Disarm(Timer::Silence)]);
+    // One that gave up has said why.
+    if !matches!(state.cause, Some(Cause::GuardError(_))) {
+        actions.push(Action::AnnounceTakeover);
+    }
     // Told of the harness's end, but not of a cause: the end is the cause.
     if let (None, Some(how)) = (state.cause, state.harness) {
         state.cause = Some(own_end(how));

@@ -70,37 +70,31 @@ pub struct Engine {
 
 impl Engine {
     /// The monitor's, once it has forked `supervisor`.
-    ///
-    /// # Errors
-    /// When the kernel has no timer for us.
-    pub fn monitor(run: Run, channel: Channel, supervisor: Pid) -> std::io::Result<Self> {
+    pub fn monitor(run: Run, channel: Channel, alarm: Alarm, supervisor: Pid) -> Self {
         let noted = run.noted.clone();
-        Engine::new(run, State::monitor(), channel, Peer::Supervisor(supervisor), noted)
+        Engine::new(run, State::monitor(), channel, alarm, Peer::Supervisor(supervisor), noted)
     }
 
     /// The supervisor's, with the harness behind its gate.
-    ///
-    /// # Errors
-    /// When the kernel has no timer for us.
     pub fn supervisor(
         run: Run,
         channel: Channel,
+        alarm: Alarm,
         monitor: Option<OwnedFd>,
         harness: Pid,
         exec_error: OwnedFd,
-    ) -> std::io::Result<Self> {
-        let mut engine =
-            Engine::new(run, State::supervisor(), channel, Peer::Monitor { pidfd: monitor }, HashSet::new())?;
+    ) -> Self {
+        let peer = Peer::Monitor { pidfd: monitor };
+        let mut engine = Engine::new(run, State::supervisor(), channel, alarm, peer, HashSet::new());
         engine.facts.harness = Some(harness);
-        fd::set_nonblocking(&exec_error)?;
         engine.exec_error = Some(exec_error.into());
         if engine.run.settings.stop_on_closed_output {
             engine.outputs = fd::watchable_outputs();
         }
-        Ok(engine)
+        engine
     }
 
-    fn new(run: Run, state: State, channel: Channel, peer: Peer, noted: HashSet<Pid>) -> std::io::Result<Self> {
+    fn new(run: Run, state: State, channel: Channel, alarm: Alarm, peer: Peer, noted: HashSet<Pid>) -> Self {
         let settings = &run.settings;
         let policy = Policy {
             grace: settings.grace,
@@ -111,13 +105,13 @@ impl Engine {
             teardown_on: settings.teardown_on,
             session: settings.session,
         };
-        Ok(Engine {
+        Engine {
             policy,
             state,
             peer,
             channel,
             tree: Tree::new(noted),
-            alarm: Alarm::new()?,
+            alarm,
             timers: BTreeMap::new(),
             queue: VecDeque::new(),
             facts: Facts::default(),
@@ -129,7 +123,7 @@ impl Engine {
             look_at_children: true,
             end: None,
             run,
-        })
+        }
     }
 
     /// In the supervisor: lets the harness go, unless a request to stop has come meanwhile.
@@ -547,7 +541,7 @@ impl Engine {
         let Some(harness) = self.facts.harness else { return };
         let why = match self.state.cause {
             Some(Cause::Deadline) => {
-                format!("deadline {} reached", duration::show(self.policy.deadline.unwrap_or_default()))
+                format!("deadline {} reached", duration::exact(self.policy.deadline.unwrap_or_default()))
             }
             Some(Cause::Signal(asked)) => format!("got {}", signal::name(asked)),
             Some(Cause::ParentGone) => "the caller is gone".to_owned(),
@@ -560,13 +554,13 @@ impl Engine {
             pid = harness.as_raw(),
             "{why}: sent {} to pid {harness}, KILL after {}",
             signal::name(number),
-            duration::show(grace)
+            duration::exact(grace)
         );
     }
 
     fn warn(&self) {
         let Some(warning) = self.run.settings.warning else { return };
-        tracing::warn!(event = "deadline-near", "deadline in {}", duration::show(warning.before));
+        tracing::warn!(event = "deadline-near", "deadline in {}", duration::exact(warning.before));
         if let Some(number) = warning.signal {
             self.to_harness(number as i32);
         }

@@ -42,7 +42,7 @@ use crate::run_state::RunState;
 use crate::settings::{self, Form, RunSettings};
 use crate::sys::process::{self, Pid};
 use crate::sys::signal::{self, Delivery, Inherited};
-use crate::sys::time;
+use crate::sys::time::{self, Alarm};
 use crate::teardown::ResultSlot;
 use crate::{log, tree};
 
@@ -151,25 +151,24 @@ fn prepare(
 
 /// Forks the supervisor and watches it, to the end of the run.
 fn watch(run: Run) -> u8 {
-    let forked = Channel::pair().and_then(|(ours, theirs)| {
-        let mut for_supervisor = Some((run, theirs));
-        let supervisor = process::fork(|| match for_supervisor.take() {
-            Some((run, channel)) => supervisor::supervise(run, channel),
-            None => i32::from(ExitStatus::CannotStart as u8),
-        });
-        // The monitor keeps its own copy of all that the supervisor was given, but its end of the channel.
-        let run = for_supervisor.take().map(|(run, _)| run);
-        Ok((supervisor?, ours, run))
-    });
-    let started = forked.and_then(|(supervisor, channel, run)| {
-        let _ = std::env::set_current_dir("/");
-        let run = run.ok_or_else(|| std::io::Error::other("lost the run"))?;
-        Engine::monitor(run, channel, supervisor)
-    });
-    match started {
+    match fork_supervisor(run) {
         Ok(engine) => engine.run(),
-        Err(error) => refused(Error::System { what: "cannot start the supervisor", error }.into()).1,
+        Err(error) => refused(error.into()).1,
     }
+}
+
+fn fork_supervisor(run: Run) -> Result<Engine, Error> {
+    let alarm = Alarm::new().map_err(Error::system("cannot make a timer"))?;
+    let (ours, theirs) = Channel::pair().map_err(Error::system("cannot make a socket"))?;
+    // Each process has a copy of the run; in the child it is taken out of here.
+    let mut copy = Some((run, theirs));
+    let forked = process::fork(|| copy.take().map_or(0, |(run, channel)| supervisor::supervise(run, channel)));
+    let (run, theirs) = copy.ok_or_else(|| Error::Usage("the run is gone".to_owned()))?;
+    drop(theirs);
+    let supervisor =
+        forked.inspect_err(|_| run.state.remove(None)).map_err(Error::system("cannot start the supervisor"))?;
+    let _ = std::env::set_current_dir("/");
+    Ok(Engine::monitor(run, ours, alarm, supervisor))
 }
 
 /// The signals that guard processes handle. One that the caller ignores stays ignored, for guard and harness:

@@ -6,6 +6,8 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::time::Duration;
 
+use nix::unistd::getpid;
+
 use crate::guard::orphan::{Birth, Caller};
 use crate::guard::report::ReportFile;
 use crate::harness::Program;
@@ -15,6 +17,7 @@ use crate::lock::path::LockDirectory;
 use crate::run_state::RunState;
 use crate::settings::{self, RunSettings};
 use crate::sys::process::Pid;
+use crate::sys::procfs;
 use crate::sys::signal::Delivery;
 use crate::sys::time;
 use crate::teardown::ResultSlot;
@@ -66,9 +69,11 @@ impl Run {
         handed_over(&self.settings, &self.state, handed, Pids { harness, guard: self.monitor }, self.deadline_at)
     }
 
-    /// The environment of a teardown command: the harness's.
+    /// The environment of a teardown command: the harness's. A guard in it must find a living ancestor in
+    /// `CCCI_GUARD_PID` to know that it is nested: the worker, where the monitor is dead.
     pub fn teardown_environment(&self, handed: &Handed, harness: Pid) -> Vec<(OsString, OsString)> {
-        let changes = self.harness_variables(handed, harness);
+        let guard = if procfs::ancestors().contains(&self.monitor) { self.monitor } else { getpid() };
+        let changes = handed_over(&self.settings, &self.state, handed, Pids { harness, guard }, self.deadline_at);
         let mut environment = settings::caller_environment();
         environment.retain(|(name, _)| !changes.iter().any(|(changed, _)| name == changed));
         environment.extend(changes.into_iter().map(|(name, value)| (name.into(), value)));

@@ -19,6 +19,7 @@ use crate::harness;
 use crate::lock::handoff::Handed;
 use crate::settings::{self, Session};
 use crate::sys::process::{self, Pid};
+use crate::sys::time::Alarm;
 use crate::sys::{fd, signal};
 
 /// The whole life of a supervisor; returns its exit status, which nobody looks at: it is told before.
@@ -35,42 +36,51 @@ pub fn supervise(run: Run, channel: Channel) -> i32 {
         Session::New => setsid().map(|_| ()),
         Session::Keep => setpgid(Pid::from_raw(0), Pid::from_raw(0)),
     };
-    match process::set_subreaper()
-        .map_err(Error::system("cannot become a subreaper"))
-        .and_then(|()| start(run, channel, monitor))
-    {
-        Ok(status) => i32::from(status),
+    match prepare(&run, &channel) {
+        Ok(harness) => i32::from(look_after(run, channel, monitor, harness)),
         Err(error) => {
             tracing::error!(event = "error", "{error}");
+            // The monitor does the rest; a harness whose gate stays closed ends by itself.
+            channel.tell(&Message::CauseIs(Cause::GuardError(ExitStatus::CannotStart as u8)));
             i32::from(ExitStatus::CannotStart as u8)
         }
     }
 }
 
-fn start(run: Run, channel: Channel, monitor: Option<OwnedFd>) -> Result<u8, Error> {
-    // Said first: whatever fails from here on until the gate is open, the harness has not been started.
-    channel.tell(&Message::CauseIs(Cause::GuardError(ExitStatus::CannotStart as u8)));
+/// A harness behind its gate.
+struct Waiting {
+    pid: Pid,
+    gate: Gate,
+    exec_error: OwnedFd,
+    alarm: Alarm,
+}
+
+fn prepare(run: &Run, channel: &Channel) -> Result<Waiting, Error> {
+    process::set_subreaper().map_err(Error::system("cannot become a subreaper"))?;
+    let alarm = Alarm::new().map_err(Error::system("cannot make a timer"))?;
     let handed = Handed::new(run.locks.iter()).map_err(Error::system("cannot hand the app lock over"))?;
     let (exec_error, error_end) = fd::pipe().map_err(Error::system("cannot make a pipe"))?;
+    fd::set_nonblocking(&exec_error).map_err(Error::system("cannot make a pipe"))?;
     let mut gate = Some(Gate::new().map_err(Error::system("cannot make a pipe"))?);
     let supervisor = getpid();
-    let harness = process::fork(|| {
-        let opened = |gate: Option<Gate>| gate.is_some_and(Gate::wait);
-        become_harness(&run, &handed, supervisor, || opened(gate.take()), &error_end)
+    let pid = process::fork(|| {
+        let opens = || gate.take().is_some_and(Gate::wait);
+        become_harness(run, &handed, supervisor, opens, &error_end)
     })
-    .map_err(Error::system("cannot fork"))?;
-    drop(error_end);
-    channel.tell(&Message::HarnessIs { pid: harness.as_raw() });
+    .map_err(Error::system("cannot start the harness"))?;
+    channel.tell(&Message::HarnessIs { pid: pid.as_raw() });
     // Keyed by the harness's number, which is known only now; its gate is still closed.
-    run.state.make_files(harness)?;
+    run.state.make_files(pid)?;
+    let gate = gate.ok_or_else(|| Error::Usage("the gate is gone".to_owned()))?;
+    Ok(Waiting { pid, gate, exec_error, alarm })
+}
+
+fn look_after(run: Run, channel: Channel, monitor: Option<OwnedFd>, harness: Waiting) -> u8 {
     // Nothing of the caller's is kept busy: it may want to unmount or remove this directory.
     let _ = std::env::set_current_dir("/");
-    let mut engine =
-        Engine::supervisor(run, channel, monitor, harness, exec_error).map_err(Error::system("cannot make a timer"))?;
-    if let Some(gate) = gate.take() {
-        engine.open_gate(gate);
-    }
-    Ok(engine.run())
+    let mut engine = Engine::supervisor(run, channel, harness.alarm, monitor, harness.pid, harness.exec_error);
+    engine.open_gate(harness.gate);
+    engine.run()
 }
 
 /// The child that is to be the harness. All signals are blocked until the caller's mask is back, so what is

@@ -15,7 +15,7 @@ use nix::sys::stat::fstat;
 
 use crate::app::AppName;
 use crate::lock::path::LockDirectory;
-use crate::lock::{AppLock, Hold};
+use crate::lock::{AppLock, Candidate, Hold};
 use crate::settings::{HandedLock, lock_variable};
 use crate::sys::fd;
 use crate::sys::procfs::{self, FileId};
@@ -88,18 +88,21 @@ impl Handed {
     }
 }
 
-/// The lock of a run above us, if there is one.
-pub fn borrow(directory: &LockDirectory, app: &AppName, handed: &[HandedLock]) -> Option<AppLock> {
+/// The lock that a run above us handed down, if that is still the lock of this app.
+pub fn handed_down(directory: &LockDirectory, app: &AppName, handed: &[HandedLock]) -> Option<AppLock> {
+    let mut ours = handed.iter().filter(|handed| handed.app == app.as_str()).peekable();
+    ours.peek()?;
     let id = directory.identity(app)?;
-    let hold = handed
-        .iter()
-        .filter(|handed| handed.app == app.as_str() && handed.id == id.to_string())
-        .find_map(|handed| shared_description(handed.fd?, id))
-        .map(Hold::Borrowed)
-        .or_else(|| {
-            procfs::ancestors().into_iter().any(|pid| procfs::holds_flock(pid, id)).then_some(Hold::Ancestor)
-        })?;
-    Some(AppLock { app: app.clone(), path: directory.file(app), id, hold })
+    let file =
+        ours.filter(|handed| handed.id == id.to_string()).find_map(|handed| shared_description(handed.fd?, id))?;
+    Some(AppLock { app: app.clone(), path: directory.file(app), id, hold: Hold::Borrowed(file) })
+}
+
+/// The lock that somebody holds, if that is an ancestor of ours. Looked for only then: it takes a while.
+pub fn held_by_ancestor(candidate: &Candidate) -> Option<AppLock> {
+    let Candidate { app, path, id, .. } = candidate;
+    let held = procfs::ancestors().into_iter().any(|pid| procfs::holds_flock(pid, *id));
+    held.then(|| AppLock { app: app.clone(), path: path.clone(), id: *id, hold: Hold::Ancestor })
 }
 
 fn shared_description(number: i32, id: FileId) -> Option<File> {
