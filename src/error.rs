@@ -27,7 +27,7 @@ pub enum Error {
     #[error("{0}: refusing to start an orphan run; nothing was started, no lock was taken")]
     Orphan(String),
     /// The directory of the lock files can't be used.
-    #[error("lock directory '{}' {problem}; set CCCI_APP_LOCK_DIR (or --lock-dir) to one that can", path.display())]
+    #[error("lock directory '{}' {problem}; set CCCI_APP_LOCK_DIR (or --lock-dir) to a directory that you can write to", path.display())]
     LockDirectory {
         /// The directory.
         path: PathBuf,

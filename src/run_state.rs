@@ -2,8 +2,9 @@
 //!
 //! `<base>/owner` is locked (flock) by every guard process of the run that has the id; a run that shares the
 //! id, as a nested guard does, locks `owner-<monitor's pid>` there. So the kernel answers whether any run of
-//! that id is alive. `<base>/<harness pid>/` has the files, keyed by run *and* process: keyed by domain, two
-//! runs of one app had counted each other's deploys.
+//! that id is alive. `<base>/<harness pid>.deploys` and its like are keyed by run *and* process: keyed by
+//! domain, two runs of one app had counted each other's deploys. The owner file is empty, and nothing lies a
+//! level deeper: a file with a block, and a directory, cost more to remove than all the rest of an empty run.
 //!
 //! `<base>` is `<runs dir>/<run id>/ccci-guard`. The runs directory is the harness's results store: nothing in
 //! it is ever removed but what was made here.
@@ -12,7 +13,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -90,15 +91,18 @@ impl RunState {
         &self.id
     }
 
+    fn file(&self, harness: Pid, name: &str) -> PathBuf {
+        self.base.join(format!("{harness}.{name}"))
+    }
+
     /// The variables that tell a harness with this pid where its files are.
     pub fn variables(&self, harness: Pid) -> impl Iterator<Item = (&'static str, OsString)> {
-        let directory = self.base.join(harness.to_string());
-        FILES.iter().map(move |(name, variable, _)| (*variable, directory.join(name).into_os_string()))
+        FILES.iter().map(move |(name, variable, _)| (*variable, self.file(harness, name).into_os_string()))
     }
 
     /// The file in which a harness with this pid notes the apps that it creates.
     pub fn noted_apps(&self, harness: Pid) -> PathBuf {
-        self.base.join(harness.to_string()).join("apps")
+        self.file(harness, "apps")
     }
 
     /// Makes the files of a harness that is about to start.
@@ -106,43 +110,27 @@ impl RunState {
     /// # Errors
     /// A full or read-only disk.
     pub fn make_files(&self, harness: Pid) -> Result<(), Error> {
-        let directory = self.base.join(harness.to_string());
-        let make = || -> io::Result<()> {
-            if let Err(error) = private_directory(&directory) {
-                if error.kind() != ErrorKind::AlreadyExists {
-                    return Err(error);
-                }
-                // A dead process of the same number left it: numbers come round again.
-                self.remove_files(harness);
-                private_directory(&directory)?;
+        // A dead process of the same number may have left some: numbers come round again.
+        let make = |path: &Path| match new_file(path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                fs::remove_file(path).and_then(|()| new_file(path))
             }
-            for (name, _, made) in FILES {
-                if made {
-                    OpenOptions::new().write(true).create_new(true).mode(0o600).open(directory.join(name))?;
-                }
-            }
-            Ok(())
+            made => made,
         };
-        make().map_err(|error| Error::File {
-            what: "cannot make the run's state files",
-            path: directory.clone(),
-            error,
-        })
-    }
-
-    fn remove_files(&self, harness: Pid) {
-        let directory = self.base.join(harness.to_string());
-        for (name, ..) in FILES {
-            // Gone already, or replaced by something that isn't ours: both are the harness's business.
-            let _ = fs::remove_file(directory.join(name));
+        for (name, _, made) in FILES {
+            let path = self.file(harness, name);
+            if made {
+                make(&path).map_err(|error| Error::File { what: "cannot make the run's state file", path, error })?;
+            }
         }
-        let _ = fs::remove_dir(directory);
+        Ok(())
     }
 
     /// Removes what was made for this run, and nothing else. Called while the owner file is still locked.
     pub fn remove(&self, harness: Option<Pid>) {
-        if let Some(harness) = harness {
-            self.remove_files(harness);
+        for (name, ..) in FILES {
+            // Gone already, or replaced by something that isn't ours: both are the harness's business.
+            let _ = harness.map(|harness| fs::remove_file(self.file(harness, name)));
         }
         let _ = fs::remove_file(self.base.join(&self.owner_name));
         // These fail, as they should, when somebody else has something in there.
@@ -215,8 +203,6 @@ fn claim_one(place: &Place<'_>, id: &RunId, owner_name: &str) -> Result<Option<R
         }
         // As with app locks: the one that ended may have unlinked it under its lock.
         if same_file(&file, &path) {
-            let mark = format!("{{\"schema\":1,\"program\":\"ccci-guard\",\"run_id\":\"{id}\"}}\n");
-            let _ = file.set_len(0).and_then(|()| (&file).write_all(mark.as_bytes()));
             return Ok(Some(RunState {
                 id: id.clone(),
                 base,
@@ -276,6 +262,10 @@ fn make_base(place: &Place<'_>, id: &RunId) -> Result<(PathBuf, Option<PathBuf>)
             Ok((base, None))
         }
     }
+}
+
+fn new_file(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
 }
 
 fn private_directory(path: &Path) -> io::Result<()> {

@@ -380,13 +380,14 @@ pub fn resolve_run(form: Form, args: &RunArgs) -> Result<RunSettings, Error> {
         Teardown::Command(_) => Duration::from_secs(30),
     };
     let scopes = one_of(&[("leader", StopScope::Leader), ("group", StopScope::Group)]);
-    let stop_scope = lookup.parsed(args.stop_scope.as_ref(), "stop-scope", Counts::Resident, scopes)?;
+    let scope_value = lookup.value(args.stop_scope.as_ref(), "stop-scope", Counts::Resident);
+    let stop_scope = scope_value.as_ref().map(|value| value.parse(scopes)).transpose()?;
     let sessions = one_of(&[("new", Session::New), ("keep", Session::Keep)]);
     let session = lookup.parsed(args.session.as_ref(), "session", Counts::Always, sessions)?.unwrap_or(Session::New);
-    if session == Session::Keep && stop_scope == Some(StopScope::Group) {
-        return Err(Error::Usage(
-            "--session keep with --stop-scope group: that group is the caller's own; leave one of them out".to_owned(),
-        ));
+    if let (Session::Keep, Some(StopScope::Group), Some(value)) = (session, stop_scope, &scope_value) {
+        return Err(
+            value.bad("can't go with the session 'keep', where the group is the caller's own; leave one of them out")
+        );
     }
     let survivors = one_of(&[("kill", Survivors::Kill), ("leave", Survivors::Leave)]);
     let teardown_on =

@@ -32,7 +32,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// After a takeover the stop signal is repeated, since a set-uid exec clears the kernel's (prctl(2)).
 const REPEAT_AFTER: Duration = Duration::from_secs(5);
 /// A teardown that was killed from outside is run once more.
-const WORKER_RUNS: u8 = 2;
+pub const WORKER_RUNS: u8 = 2;
 
 /// What was asked for, as far as it decides anything.
 #[derive(Clone, Copy, Debug)]
@@ -234,8 +234,9 @@ fn told(policy: &Policy, state: &mut State, message: Message, actions: &mut Vec<
             state.cause = Some(cause);
             actions.push(Action::Disarm(Timer::Silence));
         }
-        Message::HarnessEnded(how) => {
+        Message::HarnessEnded { how, cause } => {
             state.harness = Some(how);
+            state.cause = cause.or(state.cause);
             actions.push(Action::Disarm(Timer::Silence));
         }
         Message::Swept { unkillable, .. } => state.unkillable |= !unkillable.is_empty(),
@@ -280,10 +281,6 @@ fn take_over(policy: &Policy, state: &mut State, now: Duration, actions: &mut Ve
     // One that gave up has said why.
     if !matches!(state.cause, Some(Cause::GuardError(_))) {
         actions.push(Action::AnnounceTakeover);
-    }
-    // Told of the harness's end, but not of a cause: the end is the cause.
-    if let (None, Some(how)) = (state.cause, state.harness) {
-        state.cause = Some(own_end(how));
     }
     state.cause = state.cause.or(Some(Cause::SupervisorGone));
     state.stop_began = state.stop_began.or(Some(now));
@@ -414,9 +411,9 @@ fn harness_ended(policy: &Policy, state: &mut State, how: Ended, actions: &mut V
         return;
     }
     state.harness = Some(how);
+    state.cause = state.cause.or(Some(own_end(how)));
     // Said before it is acted on, and before the harness is reaped.
-    actions.push(Action::Tell(Message::HarnessEnded(how)));
-    state.set_cause(own_end(how), actions);
+    actions.push(Action::Tell(Message::HarnessEnded { how, cause: state.cause }));
     if matches!(state.phase, Phase::Running | Phase::Stopping | Phase::Killing) {
         for timer in [Timer::Deadline, Timer::Warning, Timer::Grace, Timer::Repeat, Timer::Kill] {
             actions.push(Action::Disarm(timer));

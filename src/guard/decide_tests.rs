@@ -115,7 +115,7 @@ fn events() -> Vec<Event> {
         Message::GateOpened,
         Message::NeverStarted { status: 126 },
         Message::CauseIs(Cause::Deadline),
-        Message::HarnessEnded(Ended::Code(0)),
+        Message::HarnessEnded { how: Ended::Code(0), cause: Some(Cause::HarnessExit) },
         Message::Swept { killed: 1, unkillable: vec!["5 (x)".to_owned()] },
         Message::WorkerIs { pid: 8 },
         Message::WorkerEnded(Some(ok())),
@@ -182,7 +182,9 @@ fn what_is_done_was_said_before() {
     for policy in policies() {
         for event in events() {
             let (after, actions) = decide(&policy, State::supervisor(), NOW, event.clone());
-            let told = actions.iter().position(|action| matches!(action, Action::Tell(Message::CauseIs(_))));
+            let told = actions
+                .iter()
+                .position(|action| matches!(action, Action::Tell(Message::CauseIs(_) | Message::HarnessEnded { .. })));
             let done = actions.iter().position(|action| {
                 matches!(
                     action,

@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGCHLD, SIGCONT, SIGKILL, SIGSTOP};
 
 use crate::duration;
 use crate::guard::acquire::Request;
-use crate::guard::decide::{Phase, Policy, State, decide};
+use crate::guard::decide::{self, Phase, Policy, State, decide};
 use crate::guard::event::{Action, Cause, Event, Origin, Timer, WorkerEnd};
 use crate::guard::finish::{self, Facts};
 use crate::guard::protocol::{Channel, GATE_CLOSED, Gate, Message};
@@ -29,6 +29,7 @@ use crate::sys::process::{self, Children, Ended, Pid};
 use crate::sys::signal::Received;
 use crate::sys::time::{self, Alarm};
 use crate::sys::{fd, signal};
+use crate::teardown::Outcome;
 use crate::tree::{self, Tree};
 
 /// The other guard process.
@@ -174,7 +175,7 @@ impl Engine {
     fn sleep(&mut self) {
         self.alarm.set(self.timers.values().min().copied());
         let mut descriptors: Vec<(Source, BorrowedFd<'_>)> = vec![(Source::Alarm, self.alarm.as_fd())];
-        if !matches!(self.peer, Peer::Gone) {
+        if !matches!(self.peer, Peer::Gone) && !self.channel.is_closed() {
             descriptors.push((Source::Peer, self.channel.as_fd()));
         }
         if let Peer::Monitor { pidfd: Some(pidfd) } = &self.peer {
@@ -384,13 +385,16 @@ impl Engine {
 
     fn worker_ended(&mut self, how: Ended) {
         self.worker = None;
-        let end = match (how, self.run.result.get()) {
+        let end = match self.run.result.outcome() {
             // Also of one that was killed after its last deed.
-            (_, Some(outcome)) => WorkerEnd::Finished(outcome),
-            (_, None) => WorkerEnd::Died,
+            Some(outcome) => WorkerEnd::Finished(outcome),
+            // It could not begin: no descriptor, no memory.
+            None if how == Ended::Code(0) => WorkerEnd::Finished(Outcome::failed()),
+            None => WorkerEnd::Died,
         };
         if end == WorkerEnd::Died && how != Ended::Code(GATE_CLOSED) {
-            tracing::warn!(event = "worker-killed", "the teardown was killed from outside");
+            let next = if self.state.workers < decide::WORKER_RUNS { "running it once more" } else { "giving it up" };
+            tracing::warn!(event = "worker-killed", "the teardown was killed from outside: {next}");
         }
         self.handle(Event::WorkerEnded(end));
     }
@@ -440,7 +444,9 @@ impl Engine {
         }
         self.facts.survivors_killed += killed;
         self.tree.forget_ended();
-        self.channel.tell(&Message::Swept { killed, unkillable: self.facts.unkillable.clone() });
+        if killed > 0 {
+            self.channel.tell(&Message::Swept { killed, unkillable: self.facts.unkillable.clone() });
+        }
     }
 
     fn act(&mut self, action: Action) {
@@ -580,7 +586,6 @@ impl Engine {
             // What the harness left stays; what the worker leaves will not.
             self.tree.note_all();
         }
-        self.run.result.clear();
         match self.fork_worker() {
             Ok((worker, gate)) => {
                 self.worker = Some(worker);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use signal_hook::consts::SIGCONT;
+use signal_hook::consts::{SIGCONT, SIGKILL};
 
 use crate::duration;
 use crate::guard::decide::State;
@@ -12,8 +12,8 @@ use crate::guard::event::Cause;
 use crate::guard::protocol::{Channel, Message};
 use crate::guard::report::{HarnessReport, Report, TeardownReport};
 use crate::guard::run::Run;
-use crate::sys::process::{self, Pid};
-use crate::sys::time;
+use crate::sys::process::{self, Ended, Pid};
+use crate::sys::{signal, time};
 use crate::teardown::{Outcome, Verdict};
 
 /// What the report tells and no decision depends on.
@@ -93,17 +93,26 @@ fn say(run: &Run, state: &State, status: u8) {
             tracing::debug!(event = "finished", "finished{released}; exit {status}");
         }
         (None, Some(cause)) => {
-            tracing::info!(event = "finished", "run ended ({}){released}; exit {status}", cause.name());
+            let why = match (cause, state.harness) {
+                (Cause::HarnessSignal, Some(Ended::Signal(SIGKILL))) => {
+                    "the harness died of KILL (out of memory?)".to_owned()
+                }
+                (Cause::HarnessSignal, Some(Ended::Signal(number))) => {
+                    format!("the harness died of {}", signal::name(number))
+                }
+                _ => format!("run ended ({})", cause.name()),
+            };
+            let left =
+                if run.settings.apps.is_empty() || !state.started { "" } else { "; nothing torn down (teardown none)" };
+            tracing::info!(event = "finished", "{why}{left}{released}; exit {status}");
         }
     }
 }
 
 fn say_torn_down(run: &Run, outcome: &Outcome, released: &str, status: u8) {
-    let names: Vec<&str> = if outcome.apps.is_empty() {
-        run.settings.apps.iter().map(|app| app.as_str()).collect()
-    } else {
-        outcome.apps.iter().filter(|app| app.result != Verdict::Skipped).map(|app| app.app.as_str()).collect()
-    };
+    // Of several apps, those that the verdict is about.
+    let names: Vec<&str> =
+        outcome.apps.iter().filter(|app| app.result == outcome.result).map(|app| app.app.as_str()).collect();
     let names = if names.is_empty() { "the run".to_owned() } else { names.join(", ") };
     let time = duration::show(Duration::from_secs_f64(outcome.elapsed_s.max(0.0)));
     match outcome.result {

@@ -25,7 +25,9 @@ pub use orphan::Birth;
 use std::collections::HashSet;
 
 use nix::unistd::getpid;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::{
+    SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ,
+};
 
 use crate::cli::RunArgs;
 use crate::error::Error;
@@ -179,6 +181,8 @@ fn prepare_signals(inherited: &Inherited) -> Result<Delivery, Error> {
     handled.extend(unless_ignored.into_iter().filter(|&number| !inherited.ignores(number)));
     // A message to a terminal whose foreground we are not must not stop us.
     signal::ignore(SIGTTOU);
+    // A limit on file sizes is one more full disk, not the end of the guard.
+    signal::ignore(SIGXFSZ);
     Delivery::new(&handled).map_err(Error::system("cannot handle signals"))
 }
 

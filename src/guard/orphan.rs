@@ -85,7 +85,13 @@ fn check(settings: &RunSettings, parent: Pid) -> Result<(), Error> {
     if let Some(expected) = settings.parent_pid
         && expected != parent
     {
-        return Err(Error::Orphan(format!("parent {expected} is gone (our parent is {parent})")));
+        // A subshell or a program between the shell and us is the usual reason when it lives.
+        return Err(match (procfs::process(expected), procfs::process(parent)) {
+            (Some(_), Some(actual)) => {
+                Error::Orphan(format!("our parent is {parent} ({}), not {expected} as --parent-pid says", actual.name))
+            }
+            _ => gone(expected),
+        });
     }
     // A parent in another pid namespace has no number and no session that we could see.
     if parent.as_raw() == 0 {

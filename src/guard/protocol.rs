@@ -41,8 +41,8 @@ pub enum Message {
     NeverStarted { status: u8 },
     /// Why the run ends.
     CauseIs(Cause),
-    /// How the harness ended.
-    HarnessEnded(Ended),
+    /// How the harness ended, and why the run does.
+    HarnessEnded { how: Ended, cause: Option<Cause> },
     /// Survivors were ended; some could not be.
     Swept { killed: u32, unkillable: Vec<String> },
     /// A worker waits at its gate, or tears down already.
@@ -60,7 +60,12 @@ pub enum Message {
 /// One end of the conversation.
 pub struct Channel {
     socket: OwnedFd,
+    closed: bool,
+    buffer: Vec<u8>,
 }
+
+/// Far larger than any message: the longest lists the apps of a teardown.
+const LONGEST: usize = 64 * 1024;
 
 impl Channel {
     /// Two ends.
@@ -69,7 +74,8 @@ impl Channel {
     /// What socketpair(2) gives.
     pub fn pair() -> io::Result<(Channel, Channel)> {
         let (one, other) = fd::message_pair()?;
-        Ok((Channel { socket: one }, Channel { socket: other }))
+        let end = |socket| Channel { socket, closed: false, buffer: vec![0; LONGEST] };
+        Ok((end(one), end(other)))
     }
 
     /// Says something, or not: a peer that is stopped and has a full buffer learns what it missed when it is
@@ -80,11 +86,17 @@ impl Channel {
     }
 
     /// The next message that is there, without waiting.
-    pub fn heard(&self) -> Option<Message> {
-        // Far larger than any message: the longest lists the apps of a teardown.
-        let mut buffer = vec![0; 256 * 1024];
-        let length = fd::receive_now(&self.socket, &mut buffer)?;
-        serde_json::from_slice(&buffer[..length]).ok()
+    pub fn heard(&mut self) -> Option<Message> {
+        let length = fd::receive_now(&self.socket, &mut self.buffer)?;
+        self.closed = length == 0;
+        serde_json::from_slice(&self.buffer[..length]).ok()
+    }
+}
+
+impl Channel {
+    /// Nobody is at the other end any more. It says nothing of who died; there is just nothing to wait for.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 }
 

@@ -15,27 +15,29 @@ use crate::lock::handoff::Handed;
 use crate::lock::path::LockDirectory;
 use crate::settings::Teardown;
 use crate::sys::process::{Ended, Pid};
+use crate::teardown::Outcome;
 use crate::teardown::apps::{self, Noted};
 use crate::teardown::command::{self, Context};
 use crate::teardown::worker::{Step, Target, Worker};
-use crate::teardown::{Outcome, Verdict};
 
 /// The whole life of a worker that `forker` started; returns its exit status.
 pub fn work(run: &mut Run, state: &State, facts: &Facts, channel: &Channel, forker: Pid) -> i32 {
-    let outcome = tear_down(run, state, facts);
+    tear_down(run, state, facts);
     // Monitor and supervisor are both dead: nobody will reap us, so the end of the run is ours too.
     let parent = getppid();
     if parent != forker && parent != run.monitor {
+        let outcome = run.result.outcome().unwrap_or_else(Outcome::failed);
         let state = State { teardown: Some(outcome), ..state.clone() };
         finish::finish(run, &state, facts, channel);
     }
     0
 }
 
-fn tear_down(run: &mut Run, state: &State, facts: &Facts) -> Outcome {
-    let Teardown::Command(command) = run.settings.teardown.clone() else { return Outcome::failed() };
+/// Leaves the result in the run's slot; nothing there means that it failed.
+fn tear_down(run: &mut Run, state: &State, facts: &Facts) {
+    let Teardown::Command(command) = run.settings.teardown.clone() else { return };
     let harness = facts.harness.unwrap_or(run.monitor);
-    let Ok(handed) = Handed::new(run.locks.iter()) else { return Outcome::failed() };
+    let Ok(handed) = Handed::new(run.locks.iter()) else { return };
     let context = Context {
         environment: run.teardown_environment(&handed, harness),
         cause: state.cause.map_or("supervisor-gone", |cause| cause.name()),
@@ -59,15 +61,13 @@ fn tear_down(run: &mut Run, state: &State, facts: &Facts) -> Outcome {
     if targets.is_empty() && left_alone.is_empty() {
         targets.push(Target { app: None, lock: None, steps: steps(None) });
     }
-    let worker = Worker::become_worker(&run.delivery, &run.birth.inherited, directory, run.settings.teardown_timeout);
-    let outcome = match worker {
-        Ok(mut worker) => worker.run(targets, left_alone, &run.result),
-        Err(_) => Outcome { result: Verdict::Failed, ..Outcome::failed() },
-    };
+    let limit = run.settings.teardown_timeout;
+    if let Ok(mut worker) = Worker::become_worker(&run.delivery, &run.birth.inherited, directory, limit) {
+        worker.run(targets, left_alone, &run.result);
+    }
     for lock in &noted {
         lock.release();
     }
-    outcome
 }
 
 /// The apps that the harness noted, each with its lock; and the names of those that are another's.

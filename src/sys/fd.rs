@@ -54,9 +54,9 @@ pub fn send_now(socket: &impl AsRawFd, message: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes one message if there is one; `None` when there is none or the other end is closed.
+/// Takes one message if there is one. Of length 0: the other end is closed.
 pub fn receive_now(socket: &impl AsRawFd, buffer: &mut [u8]) -> Option<usize> {
-    recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT).ok().filter(|&length| length > 0)
+    recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT).ok()
 }
 
 /// Anonymous memory that forked processes share, used as a file.

@@ -42,6 +42,8 @@ pub fn environment(context: &Context, app: Option<&AppName>) -> Vec<(OsString, O
         changes.push(("ABRA_DIR", directory.clone().into_os_string()));
     }
     let mut environment = with_home(&context.environment);
+    // An outer run's, where this guard is part of its teardown: not ours to touch.
+    environment.retain(|(name, _)| name != "CCCI_TEARDOWN_APP" && name != "CCCI_TEARDOWN_STACK");
     environment.retain(|(name, _)| !changes.iter().any(|(changed, _)| name == changed));
     environment.extend(changes.into_iter().map(|(name, value)| (name.into(), value)));
     environment

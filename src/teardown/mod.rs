@@ -63,8 +63,27 @@ impl Outcome {
     }
 }
 
-/// Where a worker leaves its result: memory that it shares with every process that may come to reap it, so
-/// that the result outlives whichever of them dies.
+/// One thing that a worker has brought to its end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Progress {
+    /// An app; none, where a command runs once for a run without apps.
+    App {
+        /// Its domain.
+        app: Option<String>,
+        /// What its teardown came to.
+        result: Verdict,
+        /// The exit status of what was run.
+        status: Option<i32>,
+    },
+    /// All.
+    Done {
+        /// Seconds.
+        elapsed_s: f64,
+    },
+}
+
+/// Where a worker leaves what it has done: memory that it shares with every process that may come to reap it,
+/// so that it outlives whichever of them dies. A second worker, after one that was killed, goes on from there.
 #[derive(Debug)]
 pub struct ResultSlot {
     memory: File,
@@ -79,21 +98,41 @@ impl ResultSlot {
         Ok(ResultSlot { memory: crate::sys::fd::shared_memory(c"ccci-guard-result")? })
     }
 
-    /// Empties it, before a worker starts.
-    pub fn clear(&self) {
-        let _ = self.memory.set_len(0);
+    /// Adds a line; there is one writer at a time.
+    fn put(&self, progress: &Progress) {
+        let mut line = serde_json::to_vec(progress).unwrap_or_default();
+        line.push(b'\n');
+        let end = self.memory.metadata().map(|metadata| metadata.len()).unwrap_or(0);
+        let _ = self.memory.write_all_at(&line, end);
     }
 
-    fn put(&self, outcome: &Outcome) {
-        let text = serde_json::to_vec(outcome).unwrap_or_default();
-        let _ = self.memory.write_all_at(&text, 0);
+    /// What was done so far.
+    pub fn progress(&self) -> Vec<Progress> {
+        let length = self.memory.metadata().ok().and_then(|metadata| usize::try_from(metadata.len()).ok());
+        let mut text = vec![0; length.unwrap_or(0)];
+        if self.memory.read_exact_at(&mut text, 0).is_err() {
+            return Vec::new();
+        }
+        text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
     }
 
-    /// The result, if a whole one was left.
-    pub fn get(&self) -> Option<Outcome> {
-        let length = usize::try_from(self.memory.metadata().ok()?.len()).ok()?;
-        let mut text = vec![0; length];
-        self.memory.read_exact_at(&mut text, 0).ok()?;
-        serde_json::from_slice(&text).ok()
+    /// The result, once a worker has come to its end.
+    pub fn outcome(&self) -> Option<Outcome> {
+        let progress = self.progress();
+        let elapsed_s = progress.iter().find_map(|entry| match entry {
+            Progress::Done { elapsed_s } => Some(*elapsed_s),
+            Progress::App { .. } => None,
+        })?;
+        let mut outcome = Outcome { result: Verdict::Skipped, elapsed_s, ..Outcome::failed() };
+        for entry in progress {
+            let Progress::App { app, result, status } = entry else { continue };
+            outcome.result = outcome.result.max(result);
+            outcome.status = match outcome.status {
+                Some(0) | None => status.or(outcome.status),
+                first => first,
+            };
+            outcome.apps.extend(app.map(|app| AppOutcome { app, result, residual: Vec::new() }));
+        }
+        Some(outcome)
     }
 }

@@ -23,7 +23,7 @@ use crate::sys::fd;
 use crate::sys::process::{self, Children, Ended, Pid};
 use crate::sys::signal::{Delivery, Inherited};
 use crate::sys::time::{self, Alarm};
-use crate::teardown::{AppOutcome, Outcome, ResultSlot, Verdict};
+use crate::teardown::{Progress, ResultSlot, Verdict};
 use crate::tree::{self, Tree};
 
 /// After its end, or at its limit, what a step left has this long to die of SIGKILL.
@@ -94,28 +94,24 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// Tears everything down and leaves the result in `slot`. `left_alone`: apps that are another's.
-    pub fn run(&mut self, targets: Vec<Target<'_>>, left_alone: Vec<String>, slot: &ResultSlot) -> Outcome {
+    /// Tears everything down, but for what an earlier worker has brought to its end, and notes each in `slot`.
+    /// `left_alone`: apps that are another's.
+    pub fn run(&mut self, targets: Vec<Target<'_>>, left_alone: Vec<String>, slot: &ResultSlot) {
         let began = time::now();
-        let mut outcome = Outcome { result: Verdict::Skipped, ..Outcome::failed() };
+        let done = slot.progress();
+        let is_done =
+            |name: &Option<String>| done.iter().any(|entry| matches!(entry, Progress::App { app, .. } if app == name));
         for target in targets {
-            let app = target.app.clone();
-            let (verdict, status) = self.tear_down(target);
-            outcome.result = outcome.result.max(verdict);
-            outcome.status = match outcome.status {
-                Some(0) | None => status.or(outcome.status),
-                first => first,
-            };
-            if let Some(app) = app {
-                outcome.apps.push(AppOutcome { app: app.to_string(), result: verdict, residual: Vec::new() });
+            let app = target.app.as_ref().map(AppName::to_string);
+            if !is_done(&app) {
+                let (result, status) = self.tear_down(target);
+                slot.put(&Progress::App { app, result, status });
             }
         }
-        for app in left_alone {
-            outcome.apps.push(AppOutcome { app, result: Verdict::Skipped, residual: Vec::new() });
+        for app in left_alone.into_iter().map(Some).filter(|app| !is_done(app)) {
+            slot.put(&Progress::App { app, result: Verdict::Skipped, status: None });
         }
-        outcome.elapsed_s = time::now().saturating_sub(began).as_secs_f64();
-        slot.put(&outcome);
-        outcome
+        slot.put(&Progress::Done { elapsed_s: time::now().saturating_sub(began).as_secs_f64() });
     }
 
     fn tear_down(&mut self, mut target: Target<'_>) -> (Verdict, Option<i32>) {
@@ -142,7 +138,7 @@ impl<'a> Worker<'a> {
                 StepEnd::Ended(Ended::Code(0)) => status = status.or(Some(0)),
                 StepEnd::Ended(how) => {
                     let number = how.as_shell_status();
-                    tracing::error!(
+                    tracing::debug!(
                         event = "teardown-failed",
                         app = name.as_str(),
                         "teardown of {name} failed with status {number}"
@@ -150,7 +146,7 @@ impl<'a> Worker<'a> {
                     return (Verdict::Failed, Some(number));
                 }
                 StepEnd::TimedOut => {
-                    tracing::error!(
+                    tracing::debug!(
                         event = "teardown-timeout",
                         app = name.as_str(),
                         "teardown of {name} ran into its limit and was killed"
@@ -158,7 +154,7 @@ impl<'a> Worker<'a> {
                     return (Verdict::Timeout, None);
                 }
                 StepEnd::NotStarted(error) => {
-                    tracing::error!(
+                    tracing::debug!(
                         event = "teardown-failed",
                         app = name.as_str(),
                         "teardown of {name} could not be started: {error}"
