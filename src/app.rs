@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn domains_in_one_spelling_only() {
-        for good in ["a", "immi-ad3e33.ci.example.net", &"a.".repeat(119).trim_end_matches('.').to_owned()] {
+        for good in ["a", "immi-ad3e33.ci.example.net", "a.".repeat(119).trim_end_matches('.')] {
             assert!(AppName::parse(good).is_ok(), "{good}");
         }
         let long = "a".repeat(64);

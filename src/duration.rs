@@ -80,7 +80,7 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
-        assert_eq!(parse("120").unwrap_err(), "needs a unit, for example 120s or 2h");
+        assert_eq!(parse("120"), Err("needs a unit, for example 120s or 2h".to_owned()));
     }
 
     #[test]

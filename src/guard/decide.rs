@@ -27,8 +27,9 @@ const ONE_REQUEST: Duration = Duration::from_secs(1);
 const SURVIVORS_GRACE: Duration = Duration::from_secs(2);
 /// What is not dead this long after SIGKILL can't be killed.
 const UNKILLABLE_AFTER: Duration = Duration::from_secs(5);
-/// A supervisor that doesn't answer a request for this long is replaced.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// A supervisor that doesn't answer a request for this long, or is silent for this long after the deadline, is
+/// replaced.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// After a takeover the stop signal is repeated, since a set-uid exec clears the kernel's (prctl(2)).
 const REPEAT_AFTER: Duration = Duration::from_secs(5);
 /// A teardown that was killed from outside is run once more.
@@ -39,8 +40,6 @@ pub const WORKER_RUNS: u8 = 2;
 pub struct Policy {
     /// From the stop signal to SIGKILL.
     pub grace: Duration,
-    /// The deadline.
-    pub deadline: Option<Duration>,
     /// The signal that asks the harness to stop, whatever we were asked with.
     pub stop_signal: Option<i32>,
     /// What becomes of survivors.
@@ -208,36 +207,30 @@ fn watching(policy: &Policy, state: &mut State, now: Duration, event: Event, act
         Event::Suspend => ask(state, Message::Suspend),
         Event::Resume => ask(state, Message::Resume),
         Event::PeerStopped => actions.push(Action::ContinuePeer),
-        Event::TimeUp(Timer::Answer) => actions.push(Action::KillPeer),
-        Event::TimeUp(Timer::Silence) => {
-            state.cause = state.cause.or(Some(Cause::Deadline));
+        Event::TimeUp(Timer::Answer) if state.unanswered > 0 => actions.push(Action::KillPeer),
+        // A supervisor that is at it has told the cause.
+        Event::TimeUp(Timer::Silence) if state.cause.is_none() => {
+            state.cause = Some(Cause::Deadline);
             actions.push(Action::KillPeer);
         }
-        Event::Told(message) => told(policy, state, message, actions),
+        Event::Told(message) => told(state, message, actions),
         Event::PeerGone => take_over(policy, state, now, actions),
         _ => {}
     }
 }
 
 /// The supervisor's words, as knowledge for a takeover.
-fn told(policy: &Policy, state: &mut State, message: Message, actions: &mut Vec<Action>) {
+fn told(state: &mut State, message: Message, actions: &mut Vec<Action>) {
     match message {
-        Message::GateOpened => {
-            state.started = true;
-            if let Some(deadline) = policy.deadline {
-                actions.push(Action::Arm(Timer::Silence, deadline + ANSWER_WITHIN));
-            }
-        }
+        Message::GateOpened => state.started = true,
         Message::NeverStarted { .. } => state.started = false,
         Message::CauseIs(cause) => {
             // The supervisor saw what came first.
             state.cause = Some(cause);
-            actions.push(Action::Disarm(Timer::Silence));
         }
         Message::HarnessEnded { how, cause } => {
             state.harness = Some(how);
             state.cause = cause.or(state.cause);
-            actions.push(Action::Disarm(Timer::Silence));
         }
         Message::Swept { unkillable, .. } => state.unkillable |= !unkillable.is_empty(),
         Message::WorkerIs { .. } => {

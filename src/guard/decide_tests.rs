@@ -10,7 +10,6 @@ const KILL: i32 = 9;
 fn policy() -> Policy {
     Policy {
         grace: Duration::from_secs(30),
-        deadline: Some(Duration::from_secs(7200)),
         stop_signal: None,
         survivors: Survivors::Kill,
         teardown: true,
@@ -309,6 +308,11 @@ fn a_silent_supervisor_is_replaced() {
     assert_eq!(state.cause, Some(Cause::Signal(15)));
     let (_, actions) = feed(&policy(), State::monitor(), &[(0, TERM_REQUEST), (1, Event::Told(Message::Acknowledged))]);
     assert!(actions.contains(&Action::Disarm(Timer::Answer)));
+    let (state, actions) = feed(&policy(), State::monitor(), &[(0, Event::TimeUp(Timer::Silence))]);
+    assert_eq!((actions, state.cause), (vec![Action::KillPeer], Some(Cause::Deadline)));
+    let told = Event::Told(Message::CauseIs(Cause::Deadline));
+    let (_, actions) = feed(&policy(), State::monitor(), &[(0, told), (0, Event::TimeUp(Timer::Silence))]);
+    assert_eq!(actions, []);
 }
 
 #[test]

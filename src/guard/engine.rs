@@ -73,7 +73,10 @@ impl Engine {
     /// The monitor's, once it has forked `supervisor`.
     pub fn monitor(run: Run, channel: Channel, alarm: Alarm, supervisor: Pid) -> Self {
         let noted = run.noted.clone();
-        Engine::new(run, State::monitor(), channel, alarm, Peer::Supervisor(supervisor), noted)
+        let silent_at = run.settings.deadline.map(|deadline| time::now() + deadline + decide::ANSWER_WITHIN);
+        let mut engine = Engine::new(run, State::monitor(), channel, alarm, Peer::Supervisor(supervisor), noted);
+        engine.timers.extend(silent_at.map(|at| (Timer::Silence, at)));
+        engine
     }
 
     /// The supervisor's, with the harness behind its gate.
@@ -99,7 +102,6 @@ impl Engine {
         let settings = &run.settings;
         let policy = Policy {
             grace: settings.grace,
-            deadline: settings.deadline,
             stop_signal: settings.stop_signal.map(|signal| signal as i32),
             survivors: settings.survivors,
             teardown: settings.teardown != Teardown::None,
@@ -175,7 +177,13 @@ impl Engine {
     fn sleep(&mut self) {
         self.alarm.set(self.timers.values().min().copied());
         let mut descriptors: Vec<(Source, BorrowedFd<'_>)> = vec![(Source::Alarm, self.alarm.as_fd())];
-        if !matches!(self.peer, Peer::Gone) && !self.channel.is_closed() {
+        // The supervisor's words are for a takeover: the monitor reads them then, and wakes for an answer only.
+        let listens = match self.peer {
+            Peer::Monitor { .. } => true,
+            Peer::Supervisor(_) => self.state.unanswered > 0,
+            Peer::Gone => false,
+        };
+        if listens {
             descriptors.push((Source::Peer, self.channel.as_fd()));
         }
         if let Peer::Monitor { pidfd: Some(pidfd) } = &self.peer {
@@ -319,10 +327,14 @@ impl Engine {
         let due: Vec<Timer> = self.timers.iter().filter(|(_, at)| **at <= now).map(|(timer, _)| *timer).collect();
         for timer in due {
             self.timers.remove(&timer);
-            if timer == Timer::SelfDeadlock {
-                self.look_for_self_deadlock(now);
-            } else {
-                self.queue.push_back(Event::TimeUp(timer));
+            match timer {
+                Timer::SelfDeadlock => self.look_for_self_deadlock(now),
+                Timer::Silence | Timer::Answer => {
+                    // It may have spoken without waking us.
+                    self.hear_peer();
+                    self.queue.push_back(Event::TimeUp(timer));
+                }
+                _ => self.queue.push_back(Event::TimeUp(timer)),
             }
         }
     }
@@ -547,7 +559,7 @@ impl Engine {
         let Some(harness) = self.facts.harness else { return };
         let why = match self.state.cause {
             Some(Cause::Deadline) => {
-                format!("deadline {} reached", duration::exact(self.policy.deadline.unwrap_or_default()))
+                format!("deadline {} reached", duration::exact(self.run.settings.deadline.unwrap_or_default()))
             }
             Some(Cause::Signal(asked)) => format!("got {}", signal::name(asked)),
             Some(Cause::ParentGone) => "the caller is gone".to_owned(),

@@ -88,7 +88,7 @@ fn report(run: &Run, state: &State, facts: &Facts, status: u8) -> Report {
 fn say(run: &Run, state: &State, status: u8) {
     let released = if run.locks.iter().any(|lock| !lock.is_borrowed()) { "; lock released" } else { "" };
     match (&state.teardown, state.cause) {
-        (Some(outcome), _) => say_torn_down(run, outcome, released, status),
+        (Some(outcome), _) => say_torn_down(outcome, released, status),
         (None, Some(Cause::HarnessExit | Cause::GuardError(_)) | None) => {
             tracing::debug!(event = "finished", "finished{released}; exit {status}");
         }
@@ -109,7 +109,7 @@ fn say(run: &Run, state: &State, status: u8) {
     }
 }
 
-fn say_torn_down(run: &Run, outcome: &Outcome, released: &str, status: u8) {
+fn say_torn_down(outcome: &Outcome, released: &str, status: u8) {
     // Of several apps, those that the verdict is about.
     let names: Vec<&str> =
         outcome.apps.iter().filter(|app| app.result == outcome.result).map(|app| app.app.as_str()).collect();

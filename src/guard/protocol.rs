@@ -60,7 +60,6 @@ pub enum Message {
 /// One end of the conversation.
 pub struct Channel {
     socket: OwnedFd,
-    closed: bool,
     buffer: Vec<u8>,
 }
 
@@ -74,7 +73,7 @@ impl Channel {
     /// What socketpair(2) gives.
     pub fn pair() -> io::Result<(Channel, Channel)> {
         let (one, other) = fd::message_pair()?;
-        let end = |socket| Channel { socket, closed: false, buffer: vec![0; LONGEST] };
+        let end = |socket| Channel { socket, buffer: vec![0; LONGEST] };
         Ok((end(one), end(other)))
     }
 
@@ -88,15 +87,7 @@ impl Channel {
     /// The next message that is there, without waiting.
     pub fn heard(&mut self) -> Option<Message> {
         let length = fd::receive_now(&self.socket, &mut self.buffer)?;
-        self.closed = length == 0;
         serde_json::from_slice(&self.buffer[..length]).ok()
-    }
-}
-
-impl Channel {
-    /// Nobody is at the other end any more. It says nothing of who died; there is just nothing to wait for.
-    pub fn is_closed(&self) -> bool {
-        self.closed
     }
 }
 
