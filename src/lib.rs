@@ -11,6 +11,7 @@ pub mod cli;
 pub mod duration;
 pub mod error;
 pub mod exit_status;
+pub mod gate;
 pub mod guard;
 pub mod harness;
 pub mod lock;

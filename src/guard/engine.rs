@@ -16,11 +16,12 @@ use nix::unistd::{getpid, getppid};
 use signal_hook::consts::{SIGCHLD, SIGCONT, SIGKILL, SIGSTOP};
 
 use crate::duration;
+use crate::gate::{self, Gate};
 use crate::guard::acquire::Request;
 use crate::guard::decide::{self, Phase, Policy, State, decide};
 use crate::guard::event::{Action, Cause, Event, Origin, Timer, WorkerEnd};
 use crate::guard::finish::{self, Facts};
-use crate::guard::protocol::{Channel, GATE_CLOSED, Gate, Message};
+use crate::guard::protocol::{Channel, Message};
 use crate::guard::run::Run;
 use crate::guard::self_deadlock::SelfDeadlock;
 use crate::guard::teardown;
@@ -29,7 +30,7 @@ use crate::sys::process::{self, Children, Ended, Pid};
 use crate::sys::signal::Received;
 use crate::sys::time::{self, Alarm};
 use crate::sys::{fd, signal};
-use crate::teardown::Outcome;
+use crate::teardown::{Outcome, Progress};
 use crate::tree::{self, Tree};
 
 /// The other guard process.
@@ -59,6 +60,8 @@ pub struct Engine {
     /// What happened to the run that no decision depends on.
     facts: Facts,
     worker: Option<Pid>,
+    /// The step that a dead worker left, its app, and whether it was the last one for it.
+    left_step: Option<(Pid, Option<String>, bool)>,
     /// Tells of an exec that failed; closed by one that worked.
     exec_error: Option<File>,
     caller_watched: bool,
@@ -119,6 +122,7 @@ impl Engine {
             queue: VecDeque::new(),
             facts: Facts::default(),
             worker: None,
+            left_step: None,
             exec_error: None,
             caller_watched: true,
             outputs: Vec::new(),
@@ -375,8 +379,16 @@ impl Engine {
             self.read_exec_error();
             self.handle_queue();
             self.handle(Event::HarnessEnded(how));
+            if let (Some(Cause::HarnessSignal), Ended::Signal(number)) = (self.state.cause, how) {
+                let guess = if number == SIGKILL { " (out of memory?)" } else { "" };
+                let name = signal::name(number);
+                tracing::info!(event = "harness-died", pid = pid.as_raw(), "the harness died of {name}{guess}");
+            }
         } else if self.worker == Some(pid) {
             self.worker_ended(how);
+        } else if let Some((_, app, last)) = self.left_step.take_if(|(step, ..)| *step == pid) {
+            // It may have ended by itself before we could end it: then it is not to be run again.
+            Progress::concluded(app, last, how).inspect(|end| self.run.result.put(end));
         }
         self.tree.reap(pid);
     }
@@ -397,6 +409,7 @@ impl Engine {
 
     fn worker_ended(&mut self, how: Ended) {
         self.worker = None;
+        self.left_step = self.run.result.step_under_way();
         let end = match self.run.result.outcome() {
             // Also of one that was killed after its last deed.
             Some(outcome) => WorkerEnd::Finished(outcome),
@@ -404,7 +417,7 @@ impl Engine {
             None if how == Ended::Code(0) => WorkerEnd::Finished(Outcome::failed()),
             None => WorkerEnd::Died,
         };
-        if end == WorkerEnd::Died && how != Ended::Code(GATE_CLOSED) {
+        if end == WorkerEnd::Died && how != Ended::Code(gate::CLOSED) {
             let next = if self.state.workers < decide::WORKER_RUNS { "running it once more" } else { "giving it up" };
             tracing::warn!(event = "worker-killed", "the teardown was killed from outside: {next}");
         }
@@ -562,6 +575,7 @@ impl Engine {
                 format!("deadline {} reached", duration::exact(self.run.settings.deadline.unwrap_or_default()))
             }
             Some(Cause::Signal(asked)) => format!("got {}", signal::name(asked)),
+            Some(Cause::ParentGone) if matches!(self.peer, Peer::Gone) => "the monitor is gone".to_owned(),
             Some(Cause::ParentGone) => "the caller is gone".to_owned(),
             Some(Cause::OutputClosed) => "nobody reads the output any more".to_owned(),
             Some(Cause::SelfDeadlock) => "the harness waits for the lock of its own run".to_owned(),
@@ -616,7 +630,7 @@ impl Engine {
         let forker = getpid();
         let worker = process::fork(|| {
             if !gate.take().is_some_and(Gate::wait) {
-                return GATE_CLOSED;
+                return gate::CLOSED;
             }
             teardown::work(&mut self.run, &self.state, &self.facts, &self.channel, forker)
         })?;

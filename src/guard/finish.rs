@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use signal_hook::consts::{SIGCONT, SIGKILL};
+use signal_hook::consts::SIGCONT;
 
 use crate::duration;
 use crate::guard::decide::State;
@@ -12,8 +12,8 @@ use crate::guard::event::Cause;
 use crate::guard::protocol::{Channel, Message};
 use crate::guard::report::{HarnessReport, Report, TeardownReport};
 use crate::guard::run::Run;
-use crate::sys::process::{self, Ended, Pid};
-use crate::sys::{signal, time};
+use crate::sys::process::{self, Pid};
+use crate::sys::time;
 use crate::teardown::{Outcome, Verdict};
 
 /// What the report tells and no decision depends on.
@@ -93,18 +93,9 @@ fn say(run: &Run, state: &State, status: u8) {
             tracing::debug!(event = "finished", "finished{released}; exit {status}");
         }
         (None, Some(cause)) => {
-            let why = match (cause, state.harness) {
-                (Cause::HarnessSignal, Some(Ended::Signal(SIGKILL))) => {
-                    "the harness died of KILL (out of memory?)".to_owned()
-                }
-                (Cause::HarnessSignal, Some(Ended::Signal(number))) => {
-                    format!("the harness died of {}", signal::name(number))
-                }
-                _ => format!("run ended ({})", cause.name()),
-            };
             let left =
                 if run.settings.apps.is_empty() || !state.started { "" } else { "; nothing torn down (teardown none)" };
-            tracing::info!(event = "finished", "{why}{left}{released}; exit {status}");
+            tracing::info!(event = "finished", "run ended ({}){left}{released}; exit {status}", cause.name());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What monitor and supervisor tell each other, and the gate that a child waits at.
+//! What monitor and supervisor tell each other.
 //!
 //! The *order* of messages is the protocol: whatever the supervisor is about to do is said before it is done,
 //! so that a monitor that takes over after a SIGKILL at any moment knows at least as much as has happened.
@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
@@ -94,38 +94,5 @@ impl Channel {
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-/// Exit status of a child whose gate was never opened: it has done nothing.
-pub const GATE_CLOSED: i32 = 99;
-
-/// The parent's side of a gate.
-pub struct Gate {
-    write: OwnedFd,
-    read: OwnedFd,
-}
-
-impl Gate {
-    /// A gate for the next child.
-    ///
-    /// # Errors
-    /// What pipe2(2) gives.
-    pub fn new() -> io::Result<Self> {
-        let (read, write) = fd::pipe()?;
-        Ok(Gate { write, read })
-    }
-
-    /// In the parent: lets the child go.
-    pub fn open(self) {
-        let _ = std::fs::File::from(self.write).write(&[1]);
-    }
-
-    /// In the child: waits for the parent's word. False: the parent died or thought better of it.
-    pub fn wait(self) -> bool {
-        // Our own copy of the writing end would keep the end of the file away for ever.
-        drop(self.write);
-        let mut byte = [0];
-        matches!(std::fs::File::from(self.read).read(&mut byte), Ok(1))
     }
 }

@@ -11,9 +11,10 @@ use nix::unistd::{getpgid, getpid, getppid, setpgid, setsid};
 
 use crate::error::Error;
 use crate::exit_status::ExitStatus;
+use crate::gate::{self, Gate};
 use crate::guard::engine::Engine;
 use crate::guard::event::Cause;
-use crate::guard::protocol::{Channel, GATE_CLOSED, Gate, Message};
+use crate::guard::protocol::{Channel, Message};
 use crate::guard::run::Run;
 use crate::harness;
 use crate::lock::handoff::Handed;
@@ -99,12 +100,12 @@ fn become_harness(
     let stop = run.settings.stop_signal.unwrap_or(Signal::SIGTERM);
     let _ = process::set_parent_death_signal(stop as i32);
     if getppid() != supervisor {
-        return GATE_CLOSED;
+        return gate::CLOSED;
     }
     let changes = run.harness_variables(handed, getpid());
     let environment = harness::environment(&settings::caller_environment(), &changes);
     if !gate_opens() {
-        return GATE_CLOSED;
+        return gate::CLOSED;
     }
     handed.keep_over_exec();
     run.birth.inherited.restore();

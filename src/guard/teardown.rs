@@ -15,10 +15,10 @@ use crate::lock::handoff::Handed;
 use crate::lock::path::LockDirectory;
 use crate::settings::Teardown;
 use crate::sys::process::{Ended, Pid};
-use crate::teardown::Outcome;
 use crate::teardown::apps::{self, Noted};
 use crate::teardown::command::{self, Context};
 use crate::teardown::worker::{Step, Target, Worker};
+use crate::teardown::{Outcome, Verdict};
 
 /// The whole life of a worker that `forker` started; returns its exit status.
 pub fn work(run: &mut Run, state: &State, facts: &Facts, channel: &Channel, forker: Pid) -> i32 {
@@ -47,7 +47,7 @@ fn tear_down(run: &mut Run, state: &State, facts: &Facts) {
     let opened =
         if run.lock_directory.is_none() { LockDirectory::open_or_create(&run.settings.lock_dir).ok() } else { None };
     let directory = run.lock_directory.as_ref().or(opened.as_ref());
-    let (mut noted, left_alone) = noted_apps(run, directory, harness);
+    let (mut noted, not_ours) = noted_apps(run, directory, harness);
 
     let mut locks: Vec<&mut AppLock> = run.locks.iter_mut().chain(noted.iter_mut()).collect();
     let steps = |app: Option<&AppName>| {
@@ -58,27 +58,29 @@ fn tear_down(run: &mut Run, state: &State, facts: &Facts) {
         let app = lock.app().clone();
         targets.push(Target { steps: steps(Some(&app)), app: Some(app), lock: Some(lock) });
     }
-    if targets.is_empty() && left_alone.is_empty() {
+    if targets.is_empty() && not_ours.is_empty() {
         targets.push(Target { app: None, lock: None, steps: steps(None) });
     }
     let limit = run.settings.teardown_timeout;
-    if let Ok(mut worker) = Worker::become_worker(&run.delivery, &run.birth.inherited, directory, limit) {
-        worker.run(targets, left_alone, &run.result);
+    if let Ok(mut worker) = Worker::become_worker(&run.delivery, &run.birth.inherited, directory, limit, &run.result) {
+        worker.run(targets, not_ours);
     }
     for lock in &noted {
         lock.release();
     }
 }
 
-/// The apps that the harness noted, each with its lock; and the names of those that are another's.
-fn noted_apps(run: &Run, directory: Option<&LockDirectory>, harness: Pid) -> (Vec<AppLock>, Vec<String>) {
-    let (mut ours, mut left_alone) = (Vec::new(), Vec::new());
+/// The apps that the harness noted, each with its lock; and those that can't be torn down: another's, which is
+/// no fault, and names that are none.
+fn noted_apps(run: &Run, directory: Option<&LockDirectory>, harness: Pid) -> (Vec<AppLock>, Vec<(String, Verdict)>) {
+    let (mut ours, mut not_ours) = (Vec::new(), Vec::new());
     for entry in apps::read_noted(&run.state.noted_apps(harness)) {
         let app = match entry {
             Ok(app) if run.settings.apps.contains(&app) => continue,
             Ok(app) => app,
-            Err(problem) => {
-                tracing::error!(event = "noted-app-invalid", "not torn down, since the noted name {problem}");
+            Err((name, problem)) => {
+                tracing::error!(event = "noted-app-invalid", "not torn down: the noted name {name:?} {problem}");
+                not_ours.push((name, Verdict::Failed));
                 continue;
             }
         };
@@ -86,9 +88,9 @@ fn noted_apps(run: &Run, directory: Option<&LockDirectory>, harness: Pid) -> (Ve
             Noted::Ours(lock) => ours.push(lock),
             Noted::LeftAlone(why) => {
                 tracing::warn!(event = "noted-app-left", app = app.as_str(), "left {app} alone: it {why}");
-                left_alone.push(app.to_string());
+                not_ours.push((app.to_string(), Verdict::Skipped));
             }
         }
     }
-    (ours, left_alone)
+    (ours, not_ours)
 }

@@ -18,12 +18,13 @@ pub enum Noted {
     LeftAlone(String),
 }
 
-/// Reads the domains that a harness noted, each once, in order. A line that is no domain is named, not used.
-pub fn read_noted(file: &Path) -> Vec<Result<AppName, String>> {
+/// Reads the domains that a harness noted, each once, in order. A line that is no domain comes
+/// with what is wrong with it.
+pub fn read_noted(file: &Path) -> Vec<Result<AppName, (String, String)>> {
     let mut seen = Vec::new();
     let text = std::fs::read(file).unwrap_or_default();
     for line in String::from_utf8_lossy(&text).lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let entry = AppName::parse(line).map_err(|problem| format!("{line:?} {problem}"));
+        let entry = AppName::parse(line).map_err(|problem| (line.to_owned(), problem));
         if !seen.contains(&entry) {
             seen.push(entry);
         }

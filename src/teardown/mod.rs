@@ -13,6 +13,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
+
+use crate::sys::process::{Ended, Pid};
 
 /// What a teardown came to, for one app or for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -63,23 +66,56 @@ impl Outcome {
     }
 }
 
-/// One thing that a worker has brought to its end.
+/// One line of a worker's diary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Progress {
-    /// An app; none, where a command runs once for a run without apps.
-    App {
-        /// Its domain.
+    /// A step is about to be let go.
+    Step {
+        /// The app; none, where a command runs once for a run without apps.
         app: Option<String>,
-        /// What its teardown came to.
+        /// Its process.
+        pid: i32,
+        /// No other step follows for this app.
+        last: bool,
+    },
+    /// An app's teardown has come to its end.
+    App {
+        /// The app.
+        app: Option<String>,
+        /// What it came to.
         result: Verdict,
         /// The exit status of what was run.
         status: Option<i32>,
     },
-    /// All.
+    /// All have.
     Done {
         /// Seconds.
         elapsed_s: f64,
     },
+}
+
+impl Progress {
+    /// What the end of a step says of its app's whole teardown, if it says anything yet.
+    ///
+    /// A step that was ended by a signal from outside (or by a shell's word for one) says nothing: it is run
+    /// once more.
+    pub fn concluded(app: Option<String>, last: bool, how: Ended) -> Option<Progress> {
+        match how {
+            Ended::Code(0) if last => Some(Progress::App { app, result: Verdict::Ok, status: Some(0) }),
+            Ended::Code(0) => None,
+            _ if killed_from_outside(how) => None,
+            _ => Some(Progress::App { app, result: Verdict::Failed, status: Some(how.as_shell_status()) }),
+        }
+    }
+}
+
+/// Ended by a signal that asks or forces, or by a shell's word for one.
+fn killed_from_outside(how: Ended) -> bool {
+    let asks = |number| matches!(number, SIGTERM | SIGINT | SIGHUP | SIGKILL);
+    match how {
+        Ended::Signal(number) => asks(number),
+        Ended::Code(code) => asks(code - 128),
+    }
 }
 
 /// Where a worker leaves what it has done: memory that it shares with every process that may come to reap it,
@@ -99,7 +135,7 @@ impl ResultSlot {
     }
 
     /// Adds a line; there is one writer at a time.
-    fn put(&self, progress: &Progress) {
+    pub fn put(&self, progress: &Progress) {
         let mut line = serde_json::to_vec(progress).unwrap_or_default();
         line.push(b'\n');
         let end = self.memory.metadata().map(|metadata| metadata.len()).unwrap_or(0);
@@ -116,12 +152,22 @@ impl ResultSlot {
         text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
     }
 
+    /// The step that was under way when a worker died, if it has left one: its process, app, and whether it was
+    /// the last one for it.
+    pub fn step_under_way(&self) -> Option<(Pid, Option<String>, bool)> {
+        let progress = self.progress();
+        match progress.last()? {
+            Progress::Step { app, pid, last } => Some((Pid::from_raw(*pid), app.clone(), *last)),
+            _ => None,
+        }
+    }
+
     /// The result, once a worker has come to its end.
     pub fn outcome(&self) -> Option<Outcome> {
         let progress = self.progress();
         let elapsed_s = progress.iter().find_map(|entry| match entry {
             Progress::Done { elapsed_s } => Some(*elapsed_s),
-            Progress::App { .. } => None,
+            Progress::Step { .. } | Progress::App { .. } => None,
         })?;
         let mut outcome = Outcome { result: Verdict::Skipped, elapsed_s, ..Outcome::failed() };
         for entry in progress {

@@ -12,9 +12,11 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGTERM};
+use nix::unistd::getpid;
+use signal_hook::consts::{SIGCONT, SIGKILL};
 
 use crate::app::AppName;
+use crate::gate::Gate;
 use crate::harness;
 use crate::lock::handoff::Handed;
 use crate::lock::path::LockDirectory;
@@ -56,6 +58,7 @@ pub struct Worker<'a> {
     delivery: &'a Delivery,
     inherited: &'a Inherited,
     directory: Option<&'a LockDirectory>,
+    slot: &'a ResultSlot,
     tree: Tree,
     alarm: Alarm,
     ends_at: Duration,
@@ -63,6 +66,8 @@ pub struct Worker<'a> {
 
 /// How a step came to its end.
 enum StepEnd {
+    /// In a way that settles its app's verdict, which the diary has.
+    Settled,
     Ended(Ended),
     TimedOut,
     NotStarted(io::Error),
@@ -78,6 +83,7 @@ impl<'a> Worker<'a> {
         inherited: &'a Inherited,
         directory: Option<&'a LockDirectory>,
         limit: Duration,
+        slot: &'a ResultSlot,
     ) -> io::Result<Self> {
         delivery.reset();
         // Neither can fail in a freshly forked process that leads nothing.
@@ -88,89 +94,83 @@ impl<'a> Worker<'a> {
             delivery,
             inherited,
             directory,
+            slot,
             tree: Tree::default(),
             alarm: Alarm::new()?,
             ends_at: time::now() + limit,
         })
     }
 
-    /// Tears everything down, but for what an earlier worker has brought to its end, and notes each in `slot`.
-    /// `left_alone`: apps that are another's.
-    pub fn run(&mut self, targets: Vec<Target<'_>>, left_alone: Vec<String>, slot: &ResultSlot) {
+    /// Tears everything down, but for what an earlier worker has brought to its end, and keeps the diary of it.
+    /// `not_ours`: apps that are left alone, and what that means for the result.
+    pub fn run(&mut self, targets: Vec<Target<'_>>, not_ours: Vec<(String, Verdict)>) {
         let began = time::now();
-        let done = slot.progress();
+        let done = self.slot.progress();
         let is_done =
             |name: &Option<String>| done.iter().any(|entry| matches!(entry, Progress::App { app, .. } if app == name));
         for target in targets {
             let app = target.app.as_ref().map(AppName::to_string);
-            if !is_done(&app) {
-                let (result, status) = self.tear_down(target);
-                slot.put(&Progress::App { app, result, status });
+            if !is_done(&app)
+                && let Some((result, status)) = self.tear_down(target)
+            {
+                self.slot.put(&Progress::App { app, result, status });
             }
         }
-        for app in left_alone.into_iter().map(Some).filter(|app| !is_done(app)) {
-            slot.put(&Progress::App { app, result: Verdict::Skipped, status: None });
+        for (app, result) in not_ours {
+            let app = Some(app);
+            if !is_done(&app) {
+                self.slot.put(&Progress::App { app, result, status: None });
+            }
         }
-        slot.put(&Progress::Done { elapsed_s: time::now().saturating_sub(began).as_secs_f64() });
+        self.slot.put(&Progress::Done { elapsed_s: time::now().saturating_sub(began).as_secs_f64() });
     }
 
-    fn tear_down(&mut self, mut target: Target<'_>) -> (Verdict, Option<i32>) {
+    /// Runs an app's steps. What an end of a step has settled is in the diary already; the rest is returned.
+    fn tear_down(&mut self, mut target: Target<'_>) -> Option<(Verdict, Option<i32>)> {
         let name = target.app.as_ref().map_or("the run", AppName::as_str).to_owned();
-        let mut status = None;
-        for step in &target.steps {
+        let app = target.app.as_ref().map(AppName::to_string);
+        for (index, step) in target.steps.iter().enumerate() {
             if let (Some(lock), Some(directory)) = (target.lock.as_deref_mut(), self.directory) {
                 match lock.still_ours(directory) {
                     StillOurs::Yes => {}
                     StillOurs::Again(why) => {
-                        tracing::warn!(
-                            event = "lock-taken-again",
-                            app = name.as_str(),
-                            "took the app lock of {name} again: {why}"
-                        );
+                        let event = "lock-taken-again";
+                        tracing::warn!(event, app = name.as_str(), "took the app lock of {name} again: {why}");
                     }
                     StillOurs::No(why) => {
                         tracing::warn!(event = "teardown-skipped", app = name.as_str(), "left {name} alone: {why}");
-                        return (Verdict::Skipped, status);
+                        return Some((Verdict::Skipped, None));
                     }
                 }
             }
-            match self.run_step(&name, step, target.lock.as_deref()) {
-                StepEnd::Ended(Ended::Code(0)) => status = status.or(Some(0)),
-                StepEnd::Ended(how) => {
-                    let number = how.as_shell_status();
-                    tracing::debug!(
-                        event = "teardown-failed",
-                        app = name.as_str(),
-                        "teardown of {name} failed with status {number}"
-                    );
-                    return (Verdict::Failed, Some(number));
-                }
-                StepEnd::TimedOut => {
-                    tracing::debug!(
-                        event = "teardown-timeout",
-                        app = name.as_str(),
-                        "teardown of {name} ran into its limit and was killed"
-                    );
-                    return (Verdict::Timeout, None);
-                }
+            let last = index + 1 == target.steps.len();
+            match self.run_step(&name, step, &app, last, target.lock.as_deref()) {
+                StepEnd::Settled => return None,
+                StepEnd::Ended(Ended::Code(0)) => {}
+                StepEnd::Ended(how) => return Some((Verdict::Failed, Some(how.as_shell_status()))),
+                StepEnd::TimedOut => return Some((Verdict::Timeout, None)),
                 StepEnd::NotStarted(error) => {
-                    tracing::debug!(
-                        event = "teardown-failed",
-                        app = name.as_str(),
-                        "teardown of {name} could not be started: {error}"
-                    );
-                    return (Verdict::Failed, None);
+                    let event = "teardown-failed";
+                    tracing::error!(event, app = name.as_str(), "cannot start the teardown of {name}: {error}");
+                    return Some((Verdict::Failed, None));
                 }
             }
         }
-        (Verdict::Ok, status)
+        None
     }
 
     /// Runs a step; one that a signal from outside ended, once more.
-    fn run_step(&mut self, name: &str, step: &Step, lock: Option<&AppLock>) -> StepEnd {
-        let end = self.run_once(step, lock);
+    fn run_step(
+        &mut self,
+        name: &str,
+        step: &Step,
+        app: &Option<String>,
+        last: bool,
+        lock: Option<&AppLock>,
+    ) -> StepEnd {
+        let end = self.run_once(step, app, last, lock);
         let StepEnd::Ended(how) = end else { return end };
-        if !killed_from_outside(how) {
+        if how == Ended::Code(0) {
             return end;
         }
         tracing::warn!(
@@ -179,19 +179,26 @@ impl<'a> Worker<'a> {
             "teardown of {name} was killed from outside (status {}): running it once more",
             how.as_shell_status()
         );
-        self.run_once(step, lock)
+        self.run_once(step, app, last, lock)
     }
 
-    fn run_once(&mut self, step: &Step, lock: Option<&AppLock>) -> StepEnd {
-        let (pid, output) = match self.start(step, lock) {
+    fn run_once(&mut self, step: &Step, app: &Option<String>, last: bool, lock: Option<&AppLock>) -> StepEnd {
+        let (pid, gate, output) = match self.start(step, lock) {
             Ok(started) => started,
             Err(error) => return StepEnd::NotStarted(error),
         };
+        // Before it does anything: whoever finds us dead must know whose end to look at.
+        self.slot.put(&Progress::Step { app: app.clone(), pid: pid.as_raw(), last });
+        gate.open();
         let mut lines = Lines::new(output);
+        let mut settled = false;
         self.alarm.set(Some(self.ends_at));
         let end = loop {
-            if let Some(how) = self.reap(pid) {
-                break StepEnd::Ended(how);
+            // Into the diary before it is reaped: then its end can't get lost with us.
+            let note = |slot: &ResultSlot, how| Progress::concluded(app.clone(), last, how).map(|end| slot.put(&end));
+            let slot = self.slot;
+            if let Some(how) = self.reap(pid, |how| settled = note(slot, how).is_some()) {
+                break if settled { StepEnd::Settled } else { StepEnd::Ended(how) };
             }
             if time::now() >= self.ends_at {
                 break StepEnd::TimedOut;
@@ -205,13 +212,18 @@ impl<'a> Worker<'a> {
         end
     }
 
-    fn start(&self, step: &Step, lock: Option<&AppLock>) -> io::Result<(Pid, OwnedFd)> {
+    fn start(&self, step: &Step, lock: Option<&AppLock>) -> io::Result<(Pid, Gate, OwnedFd)> {
         let (read, write) = fd::pipe()?;
         fd::set_nonblocking(&read)?;
         let null = File::open("/dev/null")?;
         let handed = Handed::new(lock.into_iter())?;
+        let mut gate = Some(Gate::new()?);
         let pid = process::fork(|| {
             let _ = nix::unistd::setsid();
+            if !gate.take().is_some_and(Gate::wait) {
+                // No status of ours may look like one of the command's.
+                let _ = process::kill(getpid(), SIGKILL);
+            }
             for (stream, number) in [(null.as_fd(), 0), (write.as_fd(), 1), (write.as_fd(), 2)] {
                 if fd::become_standard_stream(&stream, number).is_err() {
                     return 126;
@@ -224,7 +236,8 @@ impl<'a> Worker<'a> {
             process::exec(&program, &step.argv, &environment);
             127
         })?;
-        Ok((pid, read))
+        let gate = gate.ok_or_else(|| io::Error::other("the gate is gone"))?;
+        Ok((pid, gate, read))
     }
 
     /// Sleeps until something happens; output is passed on, a limit or a signal is for the caller to see.
@@ -241,10 +254,11 @@ impl<'a> Worker<'a> {
     }
 
     /// Reaps whatever has ended; the step's own end is taken by its number, never lost among adopted children.
-    fn reap(&mut self, step: Pid) -> Option<Ended> {
+    fn reap(&mut self, step: Pid, mut before: impl FnMut(Ended)) -> Option<Ended> {
         let mut step_end = None;
         while let Children::Ended(pid, how) = process::peek_ended() {
             if pid == step {
+                before(how);
                 step_end = Some(how);
             }
             self.tree.reap(pid);
@@ -259,7 +273,7 @@ impl<'a> Worker<'a> {
         let give_up = time::now() + KILLED_WITHIN;
         self.alarm.set(Some(give_up));
         loop {
-            self.reap(step);
+            self.reap(step, |_| ());
             if self.tree.is_empty() {
                 break;
             }
@@ -272,15 +286,6 @@ impl<'a> Worker<'a> {
             self.tree.kill_children();
             self.sleep(lines);
         }
-    }
-}
-
-/// Ended by a signal that asks or forces, or by a shell's word for one.
-fn killed_from_outside(how: Ended) -> bool {
-    let asks = |number| matches!(number, SIGTERM | SIGINT | SIGHUP | SIGKILL);
-    match how {
-        Ended::Signal(number) => asks(number),
-        Ended::Code(code) => asks(code - 128),
     }
 }
 
