@@ -386,7 +386,7 @@ pub fn resolve_run(form: Form, args: &RunArgs) -> Result<RunSettings, Error> {
     let session = lookup.parsed(args.session.as_ref(), "session", Counts::Always, sessions)?.unwrap_or(Session::New);
     if let (Session::Keep, Some(StopScope::Group), Some(value)) = (session, stop_scope, &scope_value) {
         return Err(
-            value.bad("can't go with the session 'keep', where the group is the caller's own; leave one of them out")
+            value.bad("can't go with --session keep, where the group is the caller's own; leave one of them out")
         );
     }
     let survivors = one_of(&[("kill", Survivors::Kill), ("leave", Survivors::Leave)]);

@@ -214,6 +214,14 @@ fn watching(policy: &Policy, state: &mut State, now: Duration, event: Event, act
             actions.push(Action::KillPeer);
         }
         Event::Told(message) => told(state, message, actions),
+        // Adopted already: the supervisor is dead, and will be seen to be.
+        Event::HarnessEnded(how) => state.harness = Some(how),
+        Event::WorkerEnded(end) => {
+            state.worker_runs = false;
+            if let WorkerEnd::Finished(outcome) = end {
+                state.teardown = Some(outcome);
+            }
+        }
         Event::PeerGone => take_over(policy, state, now, actions),
         _ => {}
     }

@@ -374,6 +374,12 @@ impl Engine {
             self.supervisor_ended(pid, how);
             return;
         }
+        if matches!(self.peer, Peer::Supervisor(_)) {
+            // Its children are ours already, so it is dead, though its own end can't be seen yet (a debugger
+            // keeps it). What it said tells who this was.
+            self.hear_peer();
+            self.handle_queue();
+        }
         if self.facts.harness == Some(pid) && self.state.harness.is_none() {
             // Written before the harness ended, so it is there now.
             self.read_exec_error();
