@@ -1,0 +1,57 @@
+//! The counts of the benchmark, by flag.
+
+pub const USAGE: &str = "usage: tests/bench/run [--markdown] [--only start|resident|stop|tree|idle] [--runs N] [--stops N] \
+                         [--trees N] [--descendants N] [--idle SECONDS]";
+
+pub struct Options {
+    pub markdown: bool,
+    only: Option<String>,
+    /// Starts of each contender.
+    pub runs: usize,
+    /// SIGTERMs to each contender.
+    pub stops: usize,
+    /// Rounds of the tree kill.
+    pub trees: usize,
+    /// Processes in one tree.
+    pub descendants: usize,
+    /// Length of the idle watch, in seconds.
+    pub idle: u64,
+}
+
+impl Options {
+    pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options =
+            Self { markdown: false, only: None, runs: 300, stops: 60, trees: 7, descendants: 1000, idle: 60 };
+        while let Some(flag) = arguments.next() {
+            let mut number = || -> Result<usize, String> {
+                let value = arguments.next().ok_or_else(|| format!("{flag} needs a number"))?;
+                match value.parse() {
+                    Ok(0) | Err(_) => Err(format!("{flag} {value}: not a number above 0")),
+                    Ok(number) => Ok(number),
+                }
+            };
+            match flag.as_str() {
+                // `cargo bench` adds this one.
+                "--bench" => {}
+                "--markdown" => options.markdown = true,
+                "--runs" => options.runs = number()?,
+                "--stops" => options.stops = number()?,
+                "--trees" => options.trees = number()?,
+                "--descendants" => options.descendants = number()?,
+                "--idle" => options.idle = u64::try_from(number()?).map_err(|error| error.to_string())?,
+                "--only" => match arguments.next().as_deref() {
+                    Some(part @ ("start" | "resident" | "stop" | "tree" | "idle")) => {
+                        options.only = Some(part.to_owned())
+                    }
+                    other => return Err(format!("--only {}: no such part", other.unwrap_or(""))),
+                },
+                _ => return Err(format!("unknown argument '{flag}'")),
+            }
+        }
+        Ok(options)
+    }
+
+    pub fn wants(&self, part: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == part)
+    }
+}
