@@ -192,6 +192,14 @@ pub struct LogArgs {
     pub color: Option<OsString>,
 }
 
+/// The log's format, picked out of words that clap can't make sense of as a whole.
+pub fn log_format(words: &[OsString]) -> LogArgs {
+    let words: Vec<_> = words.iter().take_while(|word| *word != "--").filter_map(|word| word.to_str()).collect();
+    let joined = words.iter().find_map(|word| word.strip_prefix("--log-format="));
+    let next = || words.iter().position(|word| *word == "--log-format").and_then(|at| words.get(at + 1)).copied();
+    LogArgs { log_format: joined.or_else(next).map(OsString::from), ..LogArgs::default() }
+}
+
 /// Names of the forms that run a command; their usage errors exit 125, those of all others 2.
 const RUN_FORMS: [&str; 2] = ["run", "exec"];
 

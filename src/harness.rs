@@ -4,8 +4,6 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +12,7 @@ use nix::fcntl::AtFlags;
 use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::Error;
+use crate::interpreter;
 use crate::settings::quoted;
 use crate::sys::process;
 
@@ -47,7 +46,7 @@ impl Program {
             })?
         };
         check(&path).map_err(|errno| explain(&shown, &path, errno))?;
-        if let Some(interpreter) = missing_interpreter(&path) {
+        if let Some(interpreter) = interpreter::missing(&path) {
             return Err(Error::NotFound { command: shown, problem: interpreter });
         }
         Ok(Program { path, argv: command.iter().map(|word| c_string(word)).collect(), shown })
@@ -103,7 +102,7 @@ fn explain(shown: &str, path: &Path, errno: Errno) -> Error {
     let command = shown.to_owned();
     match errno {
         Errno::ENOENT | Errno::ENOTDIR => {
-            let problem = missing_interpreter(path).unwrap_or_else(|| "no such file".to_owned());
+            let problem = interpreter::missing(path).unwrap_or_else(|| "no such file".to_owned());
             Error::NotFound { command, problem }
         }
         Errno::EISDIR => Error::CannotExecute { command, problem: "it is a directory".to_owned() },
@@ -112,20 +111,6 @@ fn explain(shown: &str, path: &Path, errno: Errno) -> Error {
         }
         other => Error::CannotExecute { command, problem: other.desc().to_owned() },
     }
-}
-
-/// The complaint about an interpreter that isn't there: execve(2) then says ENOENT, as if the script were missing.
-fn missing_interpreter(path: &Path) -> Option<String> {
-    let mut start = [0; 256];
-    let length = File::open(path).and_then(|mut file| file.read(&mut start)).unwrap_or(0);
-    let line = start[..length].strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?;
-    let word = line.split(|byte| matches!(byte, b' ' | b'\t')).find(|word| !word.is_empty())?;
-    let interpreter = Path::new(OsStr::from_bytes(word));
-    if interpreter.exists() {
-        return None;
-    }
-    let hint = if word.ends_with(b"\r") { " (Windows line ends?)" } else { "" };
-    Some(format!("its interpreter {} is missing{hint}", quoted(interpreter.as_os_str())))
 }
 
 /// The caller's environment with `changes` made to it, as execve(2) takes it. Nothing is removed.

@@ -14,6 +14,7 @@ pub mod exit_status;
 pub mod gate;
 pub mod guard;
 pub mod harness;
+pub mod interpreter;
 pub mod lock;
 pub mod log;
 pub mod run_state;
@@ -68,6 +69,9 @@ fn not_understood(error: &clap::Error, words: &[OsString]) -> u8 {
         log::stdout(&error.render().to_string());
         return ExitStatus::Success as u8;
     }
+    // Whoever reads JSON reads this too. A bad format is the smaller fault of the two.
+    let format = settings::resolve_log(&cli::log_format(words)).unwrap_or_default();
+    let _ = log::start(format);
     log::say_error(&cli::usage_error(error));
     if cli::means_to_run(words) { ExitStatus::CannotStart as u8 } else { ExitStatus::Usage as u8 }
 }

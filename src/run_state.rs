@@ -1,13 +1,14 @@
 //! A run's own place on disk: its id, the proof that it is alive, the state files of its harness.
 //!
-//! `<base>/owner` is locked (flock) by every guard process of the run that has the id; a run that shares the
-//! id, as a nested guard does, locks `owner-<monitor's pid>` there. So the kernel answers whether any run of
-//! that id is alive. `<base>/<harness pid>.deploys` and its like are keyed by run *and* process: keyed by
-//! domain, two runs of one app had counted each other's deploys. The owner file is empty, and nothing lies a
-//! level deeper: a file with a block, and a directory, cost more to remove than all the rest of an empty run.
+//! The file `owner` is locked (flock) by every guard process of the run that has the id; a run that shares the
+//! id, as a nested guard does, locks `owner-<monitor's pid>`. So the kernel answers whether any run of that id
+//! is alive. The files `<harness pid>.deploys` and so on are keyed by run *and* process: keyed by domain, two
+//! runs of one app had counted each other's deploys.
 //!
-//! `<base>` is `<runs dir>/<run id>/ccci-guard`. The runs directory is the harness's results store: nothing in
-//! it is ever removed but what was made here.
+//! They lie in `<runs dir>/<run id>/ccci-guard`. The runs directory is the harness's results store: nothing in
+//! it is ever removed but what was made here. Where it can't be used they lie in one private directory, and
+//! their names begin with the run's id; no directory is made for a run there, and nothing is written into the
+//! owner file: to remove those would cost more than all the rest of an empty run.
 
 #![forbid(unsafe_code)]
 
@@ -40,11 +41,24 @@ const FILES: [(&str, &str, bool); 5] = [
 #[derive(Debug)]
 pub struct RunState {
     id: RunId,
-    base: PathBuf,
+    home: Home,
     owner: File,
     owner_name: String,
-    /// `<runs dir>/<run id>`, where we made it.
-    made_run_dir: Option<PathBuf>,
+}
+
+/// Where the files of one run are, and what goes when it ends.
+#[derive(Debug)]
+struct Home {
+    directory: PathBuf,
+    prefix: String,
+    /// Directories of ours, innermost first.
+    made: Vec<PathBuf>,
+}
+
+impl Home {
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{}{name}", self.prefix))
+    }
 }
 
 /// Where the directories of runs are made.
@@ -53,7 +67,7 @@ enum Place<'a> {
     Given(&'a Path),
     /// `<runs dir>/<run id>/ccci-guard`.
     Runs(&'a Path),
-    /// A private directory of ours: `<dir>/<run id>`.
+    /// A private directory of ours, common to all runs: `<dir>/<run id>.…`.
     Private(PathBuf),
 }
 
@@ -92,7 +106,7 @@ impl RunState {
     }
 
     fn file(&self, harness: Pid, name: &str) -> PathBuf {
-        self.base.join(format!("{harness}.{name}"))
+        self.home.file(&format!("{harness}.{name}"))
     }
 
     /// The variables that tell a harness with this pid where its files are.
@@ -132,11 +146,10 @@ impl RunState {
             // Gone already, or replaced by something that isn't ours: both are the harness's business.
             let _ = harness.map(|harness| fs::remove_file(self.file(harness, name)));
         }
-        let _ = fs::remove_file(self.base.join(&self.owner_name));
-        // These fail, as they should, when somebody else has something in there.
-        let _ = fs::remove_dir(&self.base);
-        if let Some(run_dir) = &self.made_run_dir {
-            let _ = fs::remove_dir(run_dir);
+        let _ = fs::remove_file(self.home.file(&self.owner_name));
+        for directory in &self.home.made {
+            // Fails, as it should, when somebody else has something in there.
+            let _ = fs::remove_dir(directory);
         }
     }
 
@@ -181,8 +194,8 @@ fn claim_first(place: &Place<'_>, ids: &[RunId], share: bool, monitor: Pid) -> R
 /// Claims one id by locking its owner file; `None` when a live run has it.
 fn claim_one(place: &Place<'_>, id: &RunId, owner_name: &str) -> Result<Option<RunState>, Failure> {
     loop {
-        let (base, made_run_dir) = make_base(place, id)?;
-        let path = base.join(owner_name);
+        let home = make_home(place, id)?;
+        let path = home.file(owner_name);
         let file = match OpenOptions::new()
             .read(true)
             .write(true)
@@ -203,13 +216,7 @@ fn claim_one(place: &Place<'_>, id: &RunId, owner_name: &str) -> Result<Option<R
         }
         // As with app locks: the one that ended may have unlinked it under its lock.
         if same_file(&file, &path) {
-            return Ok(Some(RunState {
-                id: id.clone(),
-                base,
-                owner: file,
-                owner_name: owner_name.to_owned(),
-                made_run_dir,
-            }));
+            return Ok(Some(RunState { id: id.clone(), home, owner: file, owner_name: owner_name.to_owned() }));
         }
     }
 }
@@ -221,8 +228,8 @@ fn same_file(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Makes `<base>`; also tells which run directory was made on the way.
-fn make_base(place: &Place<'_>, id: &RunId) -> Result<(PathBuf, Option<PathBuf>), Failure> {
+/// Makes the place where the files of a run with this id go.
+fn make_home(place: &Place<'_>, id: &RunId) -> Result<Home, Failure> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |error| (path, error)
@@ -230,25 +237,26 @@ fn make_base(place: &Place<'_>, id: &RunId) -> Result<(PathBuf, Option<PathBuf>)
     match place {
         Place::Given(directory) => {
             ignore_existing(private_directory(directory)).map_err(failed(directory))?;
-            let base = directory.join(id.as_str());
-            ignore_existing(private_directory(&base)).map_err(failed(&base))?;
-            Ok((base, None))
+            let own = directory.join(id.as_str());
+            ignore_existing(private_directory(&own)).map_err(failed(&own))?;
+            Ok(Home { directory: own.clone(), prefix: String::new(), made: vec![own] })
         }
         Place::Runs(directory) => {
             let run_dir = directory.join(id.as_str());
-            let made = match DirBuilder::new().mode(0o755).create(&run_dir) {
+            let new = match DirBuilder::new().mode(0o755).create(&run_dir) {
                 Ok(()) => true,
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
                 Err(error) => return Err((run_dir, error)),
             };
-            let base = run_dir.join("ccci-guard");
-            ignore_existing(private_directory(&base)).map_err(|error| {
-                if made {
+            let own = run_dir.join("ccci-guard");
+            ignore_existing(private_directory(&own)).map_err(|error| {
+                if new {
                     let _ = fs::remove_dir(&run_dir);
                 }
-                (base.clone(), error)
+                (own.clone(), error)
             })?;
-            Ok((base, made.then_some(run_dir)))
+            let made = if new { vec![own.clone(), run_dir] } else { vec![own.clone()] };
+            Ok(Home { directory: own, prefix: String::new(), made })
         }
         Place::Private(directory) => {
             ignore_existing(private_directory(directory)).map_err(failed(directory))?;
@@ -257,9 +265,7 @@ fn make_base(place: &Place<'_>, id: &RunId) -> Result<(PathBuf, Option<PathBuf>)
             if !metadata.is_dir() || metadata.uid() != geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
                 return Err((directory.clone(), io::Error::other("is not a directory of our own, closed to others")));
             }
-            let base = directory.join(id.as_str());
-            ignore_existing(private_directory(&base)).map_err(failed(&base))?;
-            Ok((base, None))
+            Ok(Home { directory: directory.clone(), prefix: format!("{id}."), made: Vec::new() })
         }
     }
 }

@@ -59,7 +59,8 @@ pub struct Holder {
 pub(super) fn look(file: &File, id: FileId) -> Holder {
     let mut buffer = [0; 4096];
     let length = file.read_at(&mut buffer, 0).unwrap_or(0);
-    let line: Option<HolderLine> = serde_json::from_slice(&buffer[..length]).ok();
+    let first = buffer[..length].split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let line: Option<HolderLine> = serde_json::from_slice(first).ok();
     let taker = procfs::flock_taker(id).map(Pid::as_raw);
     // A line that somebody else left says nothing of this holder (a Python harness writes none).
     let line = line.filter(|line| taker.is_none_or(|pid| pid == line.pid));

@@ -158,7 +158,10 @@ impl AppLock {
     /// Writes who we are into the file: a hint for people. A full disk costs the hint, not the lock.
     pub fn record(&self, line: &HolderLine) {
         if let Hold::Own(file) = &self.hold {
-            let _ = file.set_len(0).and_then(|()| file.write_all_at(line.to_json().as_bytes(), 0));
+            // Cut to length after the write, not to nothing before it: ext4 writes a file that was emptied to disk
+            // when it is closed (auto_da_alloc, ext4(5)), and would have every run wait for that.
+            let line = line.to_json();
+            let _ = file.write_all_at(line.as_bytes(), 0).and_then(|()| file.set_len(line.len() as u64));
         }
     }
 

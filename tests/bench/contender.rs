@@ -16,6 +16,7 @@ const APP: &str = "benc-000000.ci.example.net";
 pub struct Bench {
     guard: PathBuf,
     directory: TempDir,
+    disk: TempDir,
 }
 
 /// A prefix, and the lock file that it takes, if it takes one.
@@ -34,11 +35,14 @@ pub struct Running {
 
 impl Bench {
     pub fn new(guard: PathBuf) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        // Locks live on a tmpfs (`/run/lock`); so do here all files of all contenders. `disk` is for the difference.
+        let memory = Path::new("/dev/shm");
+        let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+        let disk = tempfile::tempdir().unwrap();
         for name in ["home", "locks", "runs", "state"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
         }
-        Self { guard, directory }
+        Self { guard, directory, disk }
     }
 
     fn contender(&self, name: &'static str, program: impl AsRef<OsStr>, arguments: &[&dyn AsRef<OsStr>]) -> Contender {
@@ -56,8 +60,8 @@ impl Bench {
         Contender { name: "bare exec", prefix: Vec::new(), lock: None, home: self.path("home") }
     }
 
-    fn guarded(&self, name: &'static str, form: &str, options: &[&str]) -> Contender {
-        let (locks, runs, state) = (self.path("locks"), self.path("runs"), self.path("state"));
+    fn guarded(&self, name: &'static str, form: &str, state: &Path, options: &[&str]) -> Contender {
+        let (locks, runs) = (self.path("locks"), self.path("runs"));
         let mut contender = self.contender(
             name,
             &self.guard,
@@ -73,17 +77,22 @@ impl Bench {
 
     /// The whole of it: lock, deadline, a teardown that is due after a stop.
     pub fn run(&self) -> Contender {
-        self.guarded("ccci-guard run", "run", &["--app", APP, "--teardown", "true"])
+        self.guarded("ccci-guard run", "run", &self.path("state"), &["--app", APP, "--teardown", "true"])
+    }
+
+    /// The same with the run's own files on a disk.
+    pub fn run_on_disk(&self) -> Contender {
+        self.guarded("ccci-guard run, state on disk", "run", self.disk.path(), &["--app", APP, "--teardown", "true"])
     }
 
     /// Without `--app`: no lock, nothing to tear down.
     pub fn run_without_app(&self) -> Contender {
-        self.guarded("ccci-guard run, no --app", "run", &[])
+        self.guarded("ccci-guard run, no --app", "run", &self.path("state"), &[])
     }
 
     /// In place: the same checks, lock and deadline, no process that stays.
     pub fn exec(&self) -> Contender {
-        self.guarded("ccci-guard exec", "exec", &["--app", APP])
+        self.guarded("ccci-guard exec", "exec", &self.path("state"), &["--app", APP])
     }
 
     /// What a shell line can do of the same.

@@ -10,7 +10,14 @@ use crate::table::{Samples, Table, milliseconds, ratio, verdict};
 const WARM_UP: usize = 5;
 
 pub fn measure(bench: &Bench, options: &Options) {
-    let mut contenders = vec![bench.bare(), bench.run(), bench.run_without_app(), bench.exec(), bench.composition()];
+    let mut contenders = vec![
+        bench.bare(),
+        bench.run(),
+        bench.run_without_app(),
+        bench.run_on_disk(),
+        bench.exec(),
+        bench.composition(),
+    ];
     contenders.extend(bench.tini());
     contenders.extend(bench.dumb_init());
     contenders.push(bench.python());

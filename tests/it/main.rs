@@ -39,6 +39,7 @@ mod report;
 mod self_deadlock;
 mod settings_errors;
 mod signal_state;
+mod state_files;
 mod still_ours;
 mod support;
 mod takeover;

@@ -22,7 +22,7 @@ const DELETED: [&str; 8] = [
 /// docs/architecture.md.
 const LAYERS: [&[&str]; 6] = [
     &["lib", "guard", "janitor", "locks", "doctor"],
-    &["teardown", "harness", "abra_dir", "run_state", "tree", "gate"],
+    &["teardown", "harness", "abra_dir", "run_state", "tree", "gate", "interpreter"],
     &["lock"],
     &["allow_list", "cli", "settings"],
     &["app", "duration", "error", "exit_status", "log", "build"],

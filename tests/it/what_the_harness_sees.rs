@@ -1,11 +1,10 @@
 //! The harness sees what the caller gave, what the command line page lists, and nothing else of ours.
 
-use crate::support::{APP, FIXTURE, Guard, Output, SOON, Sandbox, eventually, python};
+use crate::support::{APP, FIXTURE, Guard, Output, SOON, Sandbox, python};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
 
 const OTHER: &str = "keyc-0b52fe.ci.example.net";
 
@@ -309,104 +308,4 @@ fn a_build_number_that_a_live_run_owns_is_made_longer() {
     // A dead owner's name is free again.
     drop(first);
     assert_eq!(guard().expect_line("id "), "1190");
-}
-
-/// Seen failing with the files made by the harness's first use, and with counts shared by two runs.
-#[test]
-fn the_state_files_are_named_made_and_removed() {
-    let sandbox = Sandbox::new();
-    let script = "for f in DEPLOY_COUNT OP_STATE DEPS DEPS_SKIP RUN_APPS; do eval echo file \\$CCCI_${f}_FILE; done; \
-                  echo ready; read x; echo one >>$CCCI_DEPLOY_COUNT_FILE; echo done";
-    let mut guard = sandbox.run().sh(script).stdin(std::process::Stdio::piped()).spawn();
-    let files: Vec<PathBuf> = (0..5).map(|_| guard.expect_line("file ").into()).collect();
-    guard.ready();
-    let [deploys, opstate, deps, depskip, apps] = &files[..] else { panic!("five files: {files:?}") };
-    for made in [deploys, apps] {
-        assert_eq!(fs::read_to_string(made).unwrap(), "", "{made:?} is made, empty");
-    }
-    for named in [opstate, deps, depskip] {
-        assert!(!named.exists(), "{named:?} is only a name");
-        assert!(named.parent().unwrap().is_dir(), "{named:?} can be made");
-    }
-    for file in &files {
-        assert!(file.is_absolute() && file.starts_with(sandbox.state_dir()), "{file:?}");
-        let mode = fs::metadata(file.parent().unwrap()).unwrap().permissions().mode();
-        assert_eq!(mode & 0o077, 0, "{file:?} is nobody else's");
-    }
-    let harness = guard.harness().to_string();
-    assert!(deploys.to_str().unwrap().contains(&harness), "keyed by the harness's pid: {deploys:?}");
-    drop(guard.stdin());
-    guard.expect_line("done");
-    guard.expect_code(0);
-    eventually(SOON, "the state is removed", || {
-        let left: Vec<_> = fs::read_dir(sandbox.state_dir()).unwrap().flatten().map(|e| e.path()).collect();
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-    });
-}
-
-/// One run of a domain waits at the lock while another runs: one deploy each, and each count is 1.
-/// Seen failing with the paths keyed by domain.
-#[test]
-fn two_runs_of_one_domain_don_t_share_their_counts() {
-    let sandbox = Sandbox::new();
-    let script = "echo ready; read x; echo d >>$CCCI_DEPLOY_COUNT_FILE; echo count $(wc -l <$CCCI_DEPLOY_COUNT_FILE)";
-    let guard = || {
-        let guard = sandbox.run().app().args(["--teardown", "none"]).env("CCCI_RUN_ID", "same");
-        guard.sh(script).stdin(std::process::Stdio::piped()).spawn()
-    };
-    let mut first = guard();
-    first.ready();
-    let mut second = guard();
-    second.expect_stderr("waiting for app lock");
-    drop(first.stdin());
-    assert_eq!(first.expect_line("count"), "1");
-    first.expect_code(0);
-    second.ready();
-    drop(second.stdin());
-    assert_eq!(second.expect_line("count"), "1", "{}", second.stderr());
-    second.expect_code(0);
-}
-
-/// Where state goes: what was asked for, else the run's directory, else a private one of ours.
-/// Seen failing with the fallback left out.
-#[test]
-fn state_goes_where_there_is_a_place() {
-    let sandbox = Sandbox::new();
-    let place = |guard: Guard<'_>| PathBuf::from(guard.sh("echo $CCCI_DEPLOY_COUNT_FILE").output().text().trim());
-    let asked = sandbox.path("asked");
-    assert!(place(sandbox.run().arg("--state-dir").arg(&asked)).starts_with(&asked));
-    let by_run = place(sandbox.run().env_remove("CCCI_STATE_DIR").args(["--run-id", "r1"]));
-    assert!(by_run.starts_with(sandbox.runs_dir().join("r1")), "{by_run:?}");
-    assert!(!sandbox.runs_dir().join("r1").exists(), "made by us, removed by us");
-
-    let runtime = sandbox.path("runtime");
-    fs::create_dir(&runtime).unwrap();
-    let without_runs = sandbox.run().env_remove("CCCI_STATE_DIR").env("CCCI_RUNS_DIR", "/proc/no-such-place");
-    let fallback = place(without_runs.env("XDG_RUNTIME_DIR", &runtime));
-    assert!(fallback.starts_with(&runtime), "{fallback:?}");
-}
-
-/// What the harness put into its run's directory stays, and so does the directory.
-/// Seen failing with `remove_dir_all` on the run's directory.
-#[test]
-fn results_in_the_run_s_directory_stay() {
-    let sandbox = Sandbox::new();
-    let guard = sandbox.run().env_remove("CCCI_STATE_DIR").args(["--run-id", "r1"]);
-    let out = guard.sh("echo result >\"$CCCI_RUNS_DIR/$CCCI_RUN_ID/results.json\"").output();
-    assert_eq!(out.code(), 0, "{}", out.stderr);
-    let left: Vec<_> = walk(&sandbox.runs_dir());
-    assert_eq!(left, [sandbox.runs_dir().join("r1/results.json")]);
-    assert_eq!(fs::metadata(sandbox.runs_dir().join("r1")).unwrap().permissions().mode() & 0o777, 0o755);
-}
-
-fn walk(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).unwrap().flatten() {
-        if entry.path().is_dir() {
-            found.extend(walk(&entry.path()));
-        } else {
-            found.push(entry.path());
-        }
-    }
-    found
 }
