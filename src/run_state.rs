@@ -59,6 +59,13 @@ impl Home {
     fn file(&self, name: &str) -> PathBuf {
         self.directory.join(format!("{}{name}", self.prefix))
     }
+
+    fn remove(&self) {
+        for directory in &self.made {
+            // Fails, as it should, when somebody else has something in there.
+            let _ = fs::remove_dir(directory);
+        }
+    }
 }
 
 /// Where the directories of runs are made.
@@ -147,10 +154,7 @@ impl RunState {
             let _ = harness.map(|harness| fs::remove_file(self.file(harness, name)));
         }
         let _ = fs::remove_file(self.home.file(&self.owner_name));
-        for directory in &self.home.made {
-            // Fails, as it should, when somebody else has something in there.
-            let _ = fs::remove_dir(directory);
-        }
+        self.home.remove();
     }
 
     /// For `exec`: the harness itself keeps the run alive, through a descriptor that it doesn't know of; it is
@@ -207,7 +211,10 @@ fn claim_one(place: &Place<'_>, id: &RunId, owner_name: &str) -> Result<Option<R
         {
             // A run of this id ended and took the directory away between our two steps.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            other => other.map_err(|error| (path.clone(), error))?,
+            other => other.map_err(|error| {
+                home.remove();
+                (path.clone(), error)
+            })?,
         };
         match file.try_lock() {
             Ok(()) => {}

@@ -79,6 +79,7 @@ impl Engine {
         let silent_at = run.settings.deadline.map(|deadline| time::now() + deadline + decide::ANSWER_WITHIN);
         let mut engine = Engine::new(run, State::monitor(), channel, alarm, Peer::Supervisor(supervisor), noted);
         engine.timers.extend(silent_at.map(|at| (Timer::Silence, at)));
+        process::forget_start_up();
         engine
     }
 
@@ -314,6 +315,7 @@ impl Engine {
             // Closed by the exec: it worked.
             Ok(0) => {
                 self.exec_error = None;
+                process::forget_start_up();
                 tracing::debug!(event = "started", pid = self.facts.harness.map(Pid::as_raw), "harness started");
             }
             Ok(4) => {

@@ -160,8 +160,11 @@ fn watch(run: Run) -> u8 {
 }
 
 fn fork_supervisor(run: Run) -> Result<Engine, Error> {
-    let alarm = Alarm::new().map_err(Error::system("cannot make a timer"))?;
-    let (ours, theirs) = Channel::pair().map_err(Error::system("cannot make a socket"))?;
+    let made = Alarm::new().and_then(|alarm| Channel::pair().map(|channel| (alarm, channel)));
+    let (alarm, (ours, theirs)) =
+        made.map_err(Error::system("cannot make a timer and a socket")).inspect_err(|_| {
+            run.state.remove(None);
+        })?;
     // Each process has a copy of the run; in the child it is taken out of here.
     let mut copy = Some((run, theirs));
     let forked = process::fork(|| copy.take().map_or(0, |(run, channel)| supervisor::supervise(run, channel)));

@@ -79,6 +79,8 @@ fn the_monitor_finishes_when_the_supervisor_is_killed() {
         let cause = if phase == Running { "supervisor-gone" } else { "signal" };
         assert_eq!(report["cause"], cause, "{phase:?}");
         assert_eq!(report["takeover"], true, "{phase:?}: {report}");
+        // One that was announced is waited for: not ended, not begun again.
+        assert_eq!(teardown.count("start"), 1, "{phase:?}: {:?}", teardown.lines());
         assert_eq!(report["teardown"]["result"], "ok", "{phase:?}: {report}");
     });
 }
@@ -100,6 +102,7 @@ fn the_supervisor_finishes_when_the_monitor_is_killed() {
         let report = sandbox.report();
         let cause = if phase == Running { "parent-gone" } else { "signal" };
         assert_eq!(report["cause"], cause, "{phase:?}: {report}");
+        assert_eq!(teardown.count("start"), 1, "{phase:?}: {:?}", teardown.lines());
     });
 }
 
@@ -117,6 +120,7 @@ fn the_worker_finishes_when_both_guards_are_killed() {
     assert_eq!(guard.code(), 137);
     teardown.expect_end(SOON);
     sandbox.expect_over(SOON);
+    assert_eq!(teardown.count("start"), 1, "{:?}", teardown.lines());
     teardown.expect_one();
 }
 
