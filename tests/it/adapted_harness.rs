@@ -31,7 +31,7 @@ fn ssh_agent_is_there() -> bool {
     crate::support::need("ssh-agent", found)
 }
 
-/// Seen failing with dev:ino written in hexadecimal.
+/// Seen failing with the device in hexadecimal, and with the descriptor left inheritable.
 #[test]
 fn it_takes_the_lock_over() {
     let sandbox = Sandbox::new();
@@ -49,7 +49,7 @@ fn it_takes_the_lock_over() {
 }
 
 /// Another file under that number, a path that leads elsewhere, a lock that another holds: it must not run.
-/// Seen failing with the checks left out of `take_over_locks`.
+/// Seen failing with dev:ino not compared, and with the lock not tried.
 #[test]
 fn it_refuses_what_is_not_its_lock() {
     let sandbox = Sandbox::new();
@@ -80,7 +80,7 @@ fn it_refuses_what_is_not_its_lock() {
 }
 
 /// The lock is free at the moment the guard ends, whatever was left behind, and nothing of it is there.
-/// Seen failing with the lock closed and not unlocked, together with `--keep-inheritable`.
+/// Fails with the lock closed and not unlocked, together with `--keep-inheritable`.
 #[test]
 fn what_it_leaves_behind_does_not_keep_the_lock() {
     for way in WAYS {
@@ -105,7 +105,7 @@ fn what_it_leaves_behind_does_not_keep_the_lock() {
 }
 
 /// `--survivors leave`: they live on, without the lock.
-/// Seen failing with the unlock left to the last close.
+/// Fails with the unlock left to the last close.
 #[test]
 fn a_daemon_that_may_stay_does_not_keep_the_lock() {
     for way in ["os-system", "close-fds-false", "daemon"] {
@@ -127,7 +127,7 @@ fn a_daemon_that_may_stay_does_not_keep_the_lock() {
 }
 
 /// Both guards are killed: the harness keeps the lock through its own descriptor, its daemons don't.
-/// Seen failing with `set_inheritable` left out of `take_over_locks` (the daemon keeps it).
+/// Seen failing with the descriptor left inheritable.
 #[test]
 fn the_lock_is_free_when_both_guards_and_the_harness_are_gone() {
     for way in ["close-fds-false", "daemon"] {
@@ -156,7 +156,7 @@ fn the_lock_is_free_when_both_guards_and_the_harness_are_gone() {
 }
 
 /// In place: nobody is left to sweep, and still the daemon has no part of the lock.
-/// Seen failing with `set_inheritable` left out of `take_over_locks`.
+/// Seen failing with the descriptor left inheritable.
 #[test]
 fn under_exec_the_lock_ends_with_the_harness() {
     for way in ["os-system", "posix-spawn", "close-fds-false", "daemon"] {
@@ -170,7 +170,7 @@ fn under_exec_the_lock_ends_with_the_harness() {
 }
 
 /// The stop signal becomes an exception, the `finally:` runs once, and a second signal does not break it off.
-/// Seen failing with the signals not ignored in `stop_by_exception`.
+/// Fails with the signals not ignored in `stop_by_exception`.
 #[test]
 fn it_tears_down_in_a_finally() {
     let sandbox = Sandbox::new();
@@ -191,7 +191,7 @@ fn it_tears_down_in_a_finally() {
 }
 
 /// What it noted before is torn down after a stop, with the app of `--app`.
-/// Seen failing with the file's name missing in the environment.
+/// Fails with the file's name missing in the environment.
 #[test]
 fn what_it_noted_is_torn_down_too() {
     let sandbox = Sandbox::new();
@@ -205,7 +205,7 @@ fn what_it_noted_is_torn_down_too() {
 }
 
 /// The old harness locks the same file by its path: it and a guard exclude each other.
-/// Seen failing with another name for the guard's lock file.
+/// Fails with another name for the guard's lock file.
 #[test]
 fn a_harness_of_old_and_a_guard_exclude_each_other() {
     let sandbox = Sandbox::new();

@@ -74,7 +74,8 @@ fn words(panic: &(dyn std::any::Any + Send)) -> String {
 /// A quick deadline, because a stopped harness ends by nothing else.
 const CHAOS: [&str; 6] = ["--teardown-on", "always", "--deadline", "2s", "--grace", "300ms"];
 
-/// Seen failing TODO
+/// Seen failing with a worker that nobody continues (a SIGSTOP to it: never over), and with a takeover that repeats a
+/// teardown.
 #[test]
 fn one_process_is_killed_or_stopped_anywhere() {
     blows("one_process_is_killed_or_stopped_anywhere", rounds(300), &CHAOS, Blow::random);
@@ -82,39 +83,44 @@ fn one_process_is_killed_or_stopped_anywhere() {
 
 /// A harness that runs for ever: the death of the monitor is what ends the run.
 ///
-/// Seen failing TODO
+/// Seen failing with a supervisor that does not ask whether the monitor is gone: the lock never came free.
 #[test]
 fn the_monitor_is_killed_at_any_moment() {
     let blow = |random: &mut Random| Blow::to(Victim::Monitor, Signal::SIGKILL, random).for_ever();
     blows("the_monitor_is_killed_at_any_moment", rounds(100), &[], blow);
 }
 
-/// Seen failing TODO
+/// Seen failing with a takeover that took for the cause what the supervisor had said for the case of its own failure:
+/// status 125, no teardown.
 #[test]
 fn the_supervisor_is_killed_at_any_moment() {
     let blow = |random: &mut Random| Blow::to(Victim::Supervisor, Signal::SIGKILL, random).for_ever();
     blows("the_supervisor_is_killed_at_any_moment", rounds(100), &[], blow);
 }
 
-/// Nobody but the worker is left, and it needs nobody.
+/// One of the guards or both: the worker needs neither, is left alone, and is not started again.
 ///
-/// Seen failing TODO
+/// Seen failing with a takeover that did not know of the announced worker: killed, and the teardown begun anew.
 #[test]
-fn both_guards_are_killed_under_a_worker() {
-    in_parallel("both_guards_are_killed_under_a_worker", rounds(30), |random| {
+fn guards_are_killed_under_a_worker() {
+    in_parallel("guards_are_killed_under_a_worker", rounds(100), |random| {
         let mut round = Round::start(&["--teardown-on", "always"], &["/bin/sh", "-c", ": >../started"], TEARDOWN);
-        round.sandbox.teardown().expect_start(0);
+        let teardown = round.sandbox.teardown();
+        teardown.expect_start(0);
         std::thread::sleep(random.time_below(TEARDOWN / 2));
-        kill_both(round.guard.pid(), round.find(Victim::Supervisor), random);
-        assert_eq!(round.freed().ends, 1, "the lock came free before the teardown's end; {}", round.seen());
-        eventually(AT_ONCE, "the worker's end", || round.sandbox.nothing_left());
-        round.sandbox.teardown().expect_one();
+        let (monitor, supervisor) = (Some(round.guard.pid()), round.find(Victim::Supervisor));
+        let killed = [[monitor, supervisor], [monitor, None], [None, supervisor]][random.below(3) as usize];
+        kill_all(killed, random);
+        assert_eq!(round.freed().ends, 1, "{killed:?}: the lock came free before the teardown's end; {}", round.seen());
+        eventually(AT_ONCE, "the end of all", || round.sandbox.nothing_left());
+        teardown.expect_one();
+        assert_eq!(teardown.count("start"), 1, "{killed:?}: {}", round.seen());
     });
 }
 
 /// What the killed worker left is ended, then the teardown is run once more, and the harness's own status stays.
 ///
-/// Seen failing TODO
+/// Seen failing with one worker at most (`WORKER_RUNS`): the lock came free with the teardown half done.
 #[test]
 fn the_worker_is_killed_in_mid_step() {
     let hits = AtomicUsize::new(0);
@@ -141,7 +147,7 @@ fn the_worker_is_killed_in_mid_step() {
 /// The command ends with 0 while everybody who could learn of it stands still; then the worker dies. Whoever gets the
 /// dead command for a child has its status, and knows that the teardown is done.
 ///
-/// Seen failing TODO
+/// Seen failing when nobody asked for the adopted command's status: it was run again.
 #[test]
 fn a_finished_command_of_a_killed_worker_is_not_repeated() {
     let harness = ["/bin/sh", "-c", ": >../started; exit 3"];
@@ -167,7 +173,7 @@ fn a_finished_command_of_a_killed_worker_is_not_repeated() {
 
 /// The worker is killed over the second app: the first one's teardown, which ran to its end, is not repeated.
 ///
-/// Seen failing TODO
+/// Seen failing with a second worker that asks nobody what is done: both apps were torn down twice.
 #[test]
 fn a_killed_worker_does_not_repeat_the_apps_that_are_done() {
     const SECOND: &str = "zulu-000001.ci.example.net";
@@ -189,7 +195,7 @@ fn a_killed_worker_does_not_repeat_the_apps_that_are_done() {
 
 /// Nobody of the guard is left, and no teardown comes: the lock is as free as the harness lets it be, and no earlier.
 ///
-/// Seen failing TODO
+/// Seen failing with a harness that unlocks the descriptor it was given (`--unlock`).
 #[test]
 fn both_guards_are_killed_over_an_adapted_harness() {
     let harness = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixture/harness.py");
@@ -210,7 +216,7 @@ fn both_guards_are_killed_over_an_adapted_harness() {
             let _ = tell.send(seen_by_waiter());
         });
         std::thread::sleep(random.time_below(Duration::from_millis(100)));
-        kill_both(guard.pid(), Some(supervisor), random);
+        kill_all([Some(guard.pid()), Some(supervisor)], random);
 
         eventually(SOON, "the harness's end", || if alive(harness) { Err(finally()) } else { Ok(()) });
         let when_free = told
@@ -223,10 +229,9 @@ fn both_guards_are_killed_over_an_adapted_harness() {
 }
 
 /// One right after the other, in either order.
-fn kill_both(monitor: Pid, supervisor: Option<Pid>, random: &mut Random) {
-    let mut both = [Some(monitor), supervisor];
-    both.rotate_left(random.below(2) as usize);
-    for pid in both.into_iter().flatten() {
+fn kill_all(mut pids: [Option<Pid>; 2], random: &mut Random) {
+    pids.rotate_left(random.below(2) as usize);
+    for pid in pids.into_iter().flatten() {
         // One that is gone already is as good as killed.
         let _ = kill(pid, Signal::SIGKILL);
     }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Seen failing with `run` behind the name `exec`.
+/// Fails with `run` behind the name `exec`.
 #[test]
 fn it_becomes_the_harness() {
     let sandbox = Sandbox::new();
@@ -21,7 +21,7 @@ fn it_becomes_the_harness() {
     guard.expect_code(9);
 }
 
-/// Seen failing with the descriptor made close-on-exec.
+/// Seen failing with the descriptor left close-on-exec.
 #[test]
 fn the_harness_holds_the_lock_until_it_ends() {
     let sandbox = Sandbox::new();
@@ -37,7 +37,7 @@ fn the_harness_holds_the_lock_until_it_ends() {
 }
 
 /// alarm(2) survives exec: SIGALRM ends the harness, a shell shows 142.
-/// Seen failing with the alarm set before the lock was had, and with whole seconds rounded down.
+/// Fails with the alarm set before the lock was had, and with whole seconds rounded down.
 #[test]
 fn the_deadline_is_an_alarm() {
     let sandbox = Sandbox::new();
@@ -51,7 +51,7 @@ fn the_deadline_is_an_alarm() {
 }
 
 /// Blocked or ignored by the caller, it would never come.
-/// Seen failing with the caller's mask and dispositions restored as they were.
+/// Fails with the caller's mask and dispositions restored as they were.
 #[test]
 fn the_alarm_gets_through() {
     let sandbox = Sandbox::new();
@@ -63,7 +63,7 @@ fn the_alarm_gets_through() {
 }
 
 /// Nobody stays to stop the harness, so it gets the notice itself.
-/// Seen failing with PDEATHSIG set before the set-up was finished and cleared by it.
+/// Fails with PDEATHSIG set before the set-up was finished and cleared by it.
 #[test]
 fn the_caller_s_death_is_a_sigterm() {
     let sandbox = Sandbox::new();
@@ -76,7 +76,7 @@ fn the_caller_s_death_is_a_sigterm() {
     eventually(SOON, "the lock is free", || held(&sandbox.lock_path(APP)));
 }
 
-/// Seen failing with the check done by the resident form only.
+/// Fails with the check done by the resident form only.
 #[test]
 fn an_orphan_is_refused() {
     let sandbox = Sandbox::new();
@@ -90,7 +90,7 @@ fn an_orphan_is_refused() {
 }
 
 /// A process group's leader can't start a session (setsid(2)): kept, and logged.
-/// Seen failing with the error of setsid handed up.
+/// Fails with the error of setsid handed up.
 #[test]
 fn a_group_leader_keeps_its_session() {
     let sandbox = Sandbox::new();
@@ -107,7 +107,7 @@ fn a_group_leader_keeps_its_session() {
 }
 
 /// Neither abra nor Docker nor a way to tear down is needed.
-/// Seen failing with the check for a teardown shared with `run`.
+/// Fails with the check for a teardown shared with `run`.
 #[test]
 fn it_needs_no_way_to_tear_down() {
     let sandbox = Sandbox::new();
@@ -118,7 +118,7 @@ fn it_needs_no_way_to_tear_down() {
 }
 
 /// State files stay for `state gc`; the owner file says whether the run lives.
-/// Seen failing with the owner's descriptor made close-on-exec.
+/// Fails with the owner's descriptor made close-on-exec.
 #[test]
 fn its_state_stays_and_its_owner_file_tells_the_run_s_life() {
     let sandbox = Sandbox::new();
@@ -153,7 +153,7 @@ fn owner_files(sandbox: &Sandbox) -> Vec<PathBuf> {
 }
 
 /// Signals go to the harness itself, which is all there is.
-/// Seen failing with a handler of ours left in place over the exec.
+/// Fails with a handler of ours left in place over the exec.
 #[test]
 fn it_is_the_harness_that_gets_the_signals() {
     let sandbox = Sandbox::new();

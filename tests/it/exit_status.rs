@@ -42,7 +42,7 @@ fn the_harness_s_own_status_passes() {
     });
 }
 
-/// Seen failing with the raw status handed on instead of 128+n.
+/// Seen failing with the bare signal number instead of 128+n.
 #[test]
 fn a_signal_of_its_own_is_128_and_its_number() {
     both(|sandbox, form| {
@@ -54,7 +54,7 @@ fn a_signal_of_its_own_is_128_and_its_number() {
     });
 }
 
-/// Seen failing with every exec error mapped to 127.
+/// Seen failing with CannotExecute mapped to 127.
 #[test]
 fn a_command_that_can_t_be_run() {
     both(|sandbox, form| {
@@ -96,7 +96,7 @@ fn a_script_without_a_first_line_runs() {
 }
 
 /// The search goes on behind a file of that name that can't be executed, and over directories.
-/// Seen failing with the search ended at the first name that exists.
+/// Seen failing with CannotExecute mapped to 127, and with the search ended at the first name that exists.
 #[test]
 fn a_command_is_looked_for_in_the_caller_s_path() {
     both(|sandbox, form| {
@@ -119,7 +119,7 @@ fn a_command_is_looked_for_in_the_caller_s_path() {
 }
 
 /// A command that isn't there must not cost hours of queue.
-/// Seen failing with the command looked up by the harness's process only.
+/// Fails with the command looked up by the harness's process only.
 #[test]
 fn a_missing_command_does_not_wait_for_the_lock() {
     both(|sandbox, form| {
@@ -146,7 +146,7 @@ fn without_its_loader(sandbox: &Sandbox) -> PathBuf {
 }
 
 /// Nothing has been started, so nothing is torn down, with `always` either.
-/// Seen failing with the failed exec taken for an exit of the harness.
+/// Fails with the failed exec taken for an exit of the harness.
 #[test]
 fn nothing_is_torn_down_for_a_command_that_never_ran() {
     let sandbox = Sandbox::new();
@@ -164,7 +164,7 @@ fn nothing_is_torn_down_for_a_command_that_never_ran() {
 }
 
 /// "No such file" about a file that is there sends people looking in the wrong place.
-/// Seen failing with the words of ENOENT.
+/// Fails with the words of ENOENT.
 #[test]
 fn a_missing_loader_is_named() {
     both(|sandbox, form| {
@@ -175,7 +175,7 @@ fn a_missing_loader_is_named() {
     });
 }
 
-/// Seen failing with SIGHUP and SIGQUIT mapped to 143.
+/// Seen failing with every signal mapped to 143.
 #[test]
 fn each_request_to_stop_has_its_status() {
     let requests = [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGHUP, 129), (Signal::SIGQUIT, 131)];
@@ -194,7 +194,7 @@ fn each_request_to_stop_has_its_status() {
 }
 
 /// Exit 0 from the TERM handler does not make a cancelled run a good one.
-/// Seen failing with the harness's status taken at its end.
+/// Seen failing with the harness's own end taken as the cause whatever came before.
 #[test]
 fn a_harness_that_exits_0_when_asked_to_stop_gives_143() {
     let sandbox = Sandbox::new();
@@ -205,7 +205,7 @@ fn a_harness_that_exits_0_when_asked_to_stop_gives_143() {
 }
 
 /// It had to be killed, but the deadline came first.
-/// Seen failing with the harness's status taken at its end (137).
+/// Seen failing with the harness's own end taken as the cause whatever came before.
 #[test]
 fn a_harness_that_ignores_the_deadline_gives_142() {
     let sandbox = Sandbox::new();
@@ -219,7 +219,7 @@ fn a_harness_that_ignores_the_deadline_gives_142() {
 }
 
 /// The pipe's reader is gone before the first word: no SIGPIPE, no panic, and the teardown runs.
-/// Seen failing with `eprintln!` in the log, and with SIGPIPE at its default.
+/// Seen failing with the log written by a write that panics.
 #[test]
 fn a_reader_that_is_gone_changes_nothing() {
     let sandbox = Sandbox::new();
@@ -236,7 +236,7 @@ fn a_reader_that_is_gone_changes_nothing() {
 }
 
 /// A wrap of `setsid … & trap … wait` had turned a green build red.
-/// Seen failing with the guard's CONT to its caller's group.
+/// Fails with the guard's CONT to its caller's group.
 #[test]
 fn a_shell_around_it_sees_the_same_status() {
     let sandbox = Sandbox::new();
@@ -264,7 +264,7 @@ fn a_failed_teardown_turns_0_into_70_and_nothing_else() {
 }
 
 /// `failure`: a harness that exits non-zero; `always`: whatever it does; `stop`: only after a stop.
-/// Seen failing with `failure` and `always` swapped.
+/// Seen failing with `failure` due at every exit.
 #[test]
 fn teardown_on_decides_which_ends_are_followed_by_one() {
     for (when, harness, due) in [

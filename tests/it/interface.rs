@@ -30,7 +30,7 @@ fn refused(sandbox: &Sandbox, args: &[&str], words: &[&str]) {
     sandbox.expect_nothing_left();
 }
 
-/// Seen failing with clap's own exit (2), and with a bare call that printed the help and exited 0.
+/// Fails with clap's own exit (2), and with a bare call that printed the help and exited 0.
 #[test]
 fn a_run_form_without_a_command_is_a_usage_error() {
     let sandbox = Sandbox::new();
@@ -50,7 +50,7 @@ fn a_run_form_without_a_command_is_a_usage_error() {
 }
 
 /// The `--` is required: without it a typing error would be run as a command.
-/// Seen failing with `trailing_var_arg`.
+/// Seen failing with usage errors that exit 2, and with `trailing_var_arg`.
 #[test]
 fn the_separator_is_required() {
     let sandbox = Sandbox::new();
@@ -66,7 +66,7 @@ fn the_separator_is_required() {
     }
 }
 
-/// Seen failing with the words after an unknown first one run as a command.
+/// Seen failing with usage errors that exit 2.
 #[test]
 fn a_mistyped_subcommand_runs_nothing() {
     let sandbox = Sandbox::new();
@@ -80,7 +80,7 @@ fn a_mistyped_subcommand_runs_nothing() {
     assert!(out.stderr.contains("jantor"), "{}", out.stderr);
 }
 
-/// Seen failing with unknown options passed to the harness.
+/// Seen failing with usage errors that exit 2.
 #[test]
 fn an_unknown_option_is_named() {
     let sandbox = Sandbox::new();
@@ -127,7 +127,7 @@ fn exec_refuses_what_only_a_resident_guard_can_keep() {
 }
 
 /// Their variables are for other forms of the same job.
-/// Seen failing with `CCCI_TEARDOWN=auto` refused for want of an allow-list.
+/// Seen failing with the variables parsed as for `run`.
 #[test]
 fn exec_ignores_their_variables() {
     let sandbox = Sandbox::new();
@@ -155,7 +155,7 @@ fn exec_ignores_their_variables() {
 }
 
 /// Bytes, a second separator, options that look like ours: the harness gets each word as it was typed.
-/// Seen failing with words handed on as `String` (lossy), and with the second `--` eaten.
+/// Seen failing with words handed on as text (lossy).
 #[test]
 fn the_harness_gets_its_words_byte_for_byte() {
     let sandbox = Sandbox::new();
@@ -199,7 +199,7 @@ fn the_harness_keeps_the_name_it_was_called_by() {
     }
 }
 
-/// Seen failing with a start message on stdout, and with one on stderr.
+/// Seen failing with a start message on stdout.
 #[test]
 fn stdout_is_the_harness_s_alone() {
     let sandbox = Sandbox::new();
@@ -216,7 +216,7 @@ fn stdout_is_the_harness_s_alone() {
 }
 
 /// Help is data: stdout, 0; and a reader that has enough is no failure.
-/// Seen failing with `println!` (101).
+/// Seen failing with a write to stdout that panics.
 #[test]
 fn help_and_version_are_data() {
     let sandbox = Sandbox::new();
@@ -239,7 +239,7 @@ fn help_and_version_are_data() {
 }
 
 /// stdout and stderr closed from the start: descriptors 1 and 2 must not become a lock or a report.
-/// Seen failing with the first file opened without a look at 0, 1 and 2.
+/// Fails with the first file opened without a look at 0, 1 and 2.
 #[test]
 fn closed_standard_descriptors_are_no_trap() {
     let sandbox = Sandbox::new();

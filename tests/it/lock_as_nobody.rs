@@ -80,7 +80,7 @@ fn root_s_lock_file_is_good_for_everybody() {
 
 /// Root takes any owner's, also in a sticky directory where the kernel denies it O_CREAT
 /// (fs.protected_regular, proc_sys_fs(5)).
-/// Seen failing with O_CREAT in the first open.
+/// Fails with O_CREAT in the first open.
 #[test]
 fn root_accepts_any_owner() {
     let Some((sandbox, _)) = for_nobody() else {
@@ -101,7 +101,7 @@ fn root_accepts_any_owner() {
     assert_eq!(root.harness(["true"]).output().code(), 75);
 }
 
-/// Seen failing with the bare `Permission denied`.
+/// Fails with the bare `Permission denied`.
 #[test]
 fn a_directory_that_can_t_be_written_to_names_the_variable() {
     let Some((sandbox, _)) = for_nobody() else {
@@ -117,7 +117,7 @@ fn a_directory_that_can_t_be_written_to_names_the_variable() {
 }
 
 /// A set-uid helper became root: nobody's guard can't end it. It says so, and does not wait for ever.
-/// Seen failing with the sweep repeated until none is left, and with status 0.
+/// Seen failing with survivors without a part in the status.
 #[test]
 fn a_child_that_became_root_is_named_and_not_waited_for() {
     let Some((sandbox, fixture)) = for_nobody() else {

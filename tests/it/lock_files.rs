@@ -40,7 +40,7 @@ fn facts(path: &Path) -> (u64, u64, u32, i64, i64, Option<Vec<u8>>) {
 }
 
 /// A link to somebody's file would have that file locked, stamped and written to (CVE-2025-68146).
-/// Seen failing without O_NOFOLLOW.
+/// Seen failing with O_NOFOLLOW left out.
 #[test]
 fn a_symbolic_link() {
     let sandbox = Sandbox::new();
@@ -60,7 +60,7 @@ fn a_symbolic_link() {
     assert!(!nowhere.exists());
 }
 
-/// Seen failing without the count of links.
+/// Seen failing with the links not counted.
 #[test]
 fn a_hard_link() {
     let sandbox = Sandbox::new();
@@ -72,7 +72,7 @@ fn a_hard_link() {
     assert_eq!(facts(&target), before);
 }
 
-/// Seen failing with O_RDONLY.
+/// Seen failing with EISDIR told as a fault of the lock directory.
 #[test]
 fn a_directory() {
     let sandbox = Sandbox::new();
@@ -83,7 +83,7 @@ fn a_directory() {
 }
 
 /// Opening a FIFO waits for its other end.
-/// Seen failing without O_NONBLOCK (it hangs).
+/// Seen failing with a FIFO accepted.
 #[test]
 fn a_fifo() {
     let sandbox = Sandbox::new();
@@ -93,7 +93,7 @@ fn a_fifo() {
     assert_eq!(facts(&sandbox.lock_path(APP)), before);
 }
 
-/// Seen failing with ENXIO taken for a missing file.
+/// Seen failing with ENXIO told as a fault of the lock directory.
 #[test]
 fn a_socket() {
     let sandbox = Sandbox::new();
@@ -104,7 +104,7 @@ fn a_socket() {
 }
 
 /// A read-only file of ours, and one whose content is somebody's: opened, locked, given the line.
-/// Seen failing with `File::open` and its O_RDONLY.
+/// Fails with `File::open` and its O_RDONLY.
 #[test]
 fn a_plain_file_of_any_content_will_do() {
     let sandbox = Sandbox::new();
@@ -128,7 +128,7 @@ fn the_file_stays() {
 }
 
 /// One bad file among two: none is kept, and the good one is free at once.
-/// Seen failing with the first lock's description left in a process that lives on.
+/// Fails with the first lock's description left in a process that lives on.
 #[test]
 fn all_or_none() {
     let sandbox = Sandbox::new();

@@ -12,7 +12,7 @@ fn guard(sandbox: &Sandbox) -> Guard<'_> {
     sandbox.run().app().args(["--teardown", "none"])
 }
 
-/// Seen failing with the line written without a newline, and with the supervisor's pid.
+/// Seen failing with the file not cut before the line is written.
 #[test]
 fn the_holder_says_who_it_is() {
     let sandbox = Sandbox::new();
@@ -36,7 +36,7 @@ fn the_holder_says_who_it_is() {
 }
 
 /// Waiting, giving up, being refused, being stopped: none of it touches the holder's line, nor its time.
-/// Seen failing with the line written before the flock, and with O_TRUNC at the open.
+/// Seen failing with the file truncated at the open.
 #[test]
 fn a_waiter_never_changes_the_holder_s_line() {
     let sandbox = Sandbox::new();
@@ -64,7 +64,7 @@ fn a_waiter_never_changes_the_holder_s_line() {
 }
 
 /// Pid reuse, another boot, garbage, nothing, far too much: flock alone decides.
-/// Seen failing with the recorded pid asked for its life before the lock is taken.
+/// Seen failing with the line in the file as the only source.
 #[test]
 fn whatever_the_line_says_flock_decides() {
     let sandbox = Sandbox::new();
@@ -126,7 +126,7 @@ fn any_command_makes_a_line() {
 }
 
 /// A disk that is full costs the hint, not the lock.
-/// Seen failing with the error of the write handed up.
+/// Seen failing with SIGXFSZ left at its default.
 #[test]
 fn a_line_that_can_t_be_written_is_no_reason_to_stop() {
     let sandbox = Sandbox::new();

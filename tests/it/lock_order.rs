@@ -35,7 +35,7 @@ fn a_b_and_b_a_don_t_deadlock() {
 }
 
 /// The order in the environment is the command line's for one run and sorted for none: a comma list too.
-/// Seen failing with the list of the variable taken as one name.
+/// Seen failing with the list taken as one name.
 #[test]
 fn the_variable_is_a_list() {
     let sandbox = Sandbox::new();
@@ -47,7 +47,7 @@ fn the_variable_is_a_list() {
     }
 }
 
-/// Seen failing with the same name locked twice by two descriptions (a deadlock with oneself).
+/// Fails with the same name locked twice by two descriptions (a deadlock with oneself).
 #[test]
 fn one_name_twice_is_one_lock() {
     let sandbox = Sandbox::new();
@@ -60,7 +60,7 @@ fn one_name_twice_is_one_lock() {
 }
 
 /// Only one of the two is held by another: who gives up, or is stopped, keeps none.
-/// Seen failing with the first lock's description inherited by the thread's process and left open.
+/// Fails with the first lock's description inherited by the thread's process and left open.
 #[test]
 fn who_gives_up_keeps_none() {
     let sandbox = Sandbox::new();
@@ -96,7 +96,7 @@ fn the_limit_is_for_the_whole_wait() {
 }
 
 /// All are held to the end of the teardown, and then all are free.
-/// Seen failing with only the first lock handed to the worker.
+/// Fails with only the first lock handed to the worker.
 #[test]
 fn all_are_held_to_the_end() {
     let sandbox = Sandbox::new();

@@ -79,7 +79,7 @@ fn a_waiter_that_wins_a_dead_file_starts_again() {
 }
 
 /// The switch of the test build is nothing to the program that people run.
-/// Seen failing in a build with `--features test-switches`.
+/// Seen failing with the comparison in `Candidate::into_lock` taken out.
 #[test]
 fn the_check_can_t_be_switched_off() {
     if cfg!(feature = "test-switches") {
@@ -101,7 +101,7 @@ fn the_check_can_t_be_switched_off() {
 }
 
 /// And where no newcomer is there, it makes the file anew.
-/// Seen failing with the second attempt opened without O_CREAT.
+/// Seen failing with the comparison in `Candidate::into_lock` taken out.
 #[test]
 fn a_waiter_makes_the_file_anew() {
     let sandbox = Sandbox::new();
@@ -127,7 +127,7 @@ fn expect_waiter(inode: u64) {
 }
 
 /// A stopped holder holds: nobody takes a lock away from one that is only slow.
-/// Seen failing with the holder's answer asked for.
+/// Fails with the holder's answer asked for.
 #[test]
 fn a_stopped_holder_keeps_it() {
     let sandbox = Sandbox::new();

@@ -24,7 +24,7 @@ fn json_lines(text: &str) -> Vec<Value> {
     text.lines().map(parse).collect()
 }
 
-/// Seen failing with the messages' wording changed.
+/// Fails with the messages' wording changed.
 #[test]
 fn the_sentences_of_a_run() {
     let sandbox = Sandbox::new();
@@ -49,7 +49,7 @@ fn the_sentences_of_a_run() {
     assert_eq!(guard.stdout(), "", "the teardown's words are not on stdout");
 }
 
-/// Seen failing with `run_id` left out of the lines before the harness starts.
+/// Fails with `run_id` left out of the lines before the harness starts.
 #[test]
 fn json_has_the_same_keys_in_each_line() {
     let sandbox = Sandbox::new();
@@ -78,7 +78,7 @@ fn json_has_the_same_keys_in_each_line() {
 }
 
 /// Usage errors and refusals too: a log shipper reads all there is.
-/// Seen failing with clap's own words on stderr.
+/// Fails with clap's own words on stderr.
 #[test]
 fn errors_are_json_as_well() {
     let sandbox = Sandbox::new();
@@ -95,7 +95,7 @@ fn errors_are_json_as_well() {
 }
 
 /// The file gets every event, whatever stderr is set to show; it is appended to.
-/// Seen failing with `-q` applied to both, and with the file truncated.
+/// Fails with `-q` applied to both, and with the file truncated.
 #[test]
 fn the_log_file_has_it_all() {
     let sandbox = Sandbox::new();
@@ -115,7 +115,7 @@ fn the_log_file_has_it_all() {
     assert!(text.matches("torn down").count() == 2, "{text}");
 }
 
-/// Seen failing with `-q` taken for `-qq`.
+/// Fails with `-q` taken for `-qq`.
 #[test]
 fn quiet_leaves_warnings() {
     let sandbox = Sandbox::new();
@@ -127,7 +127,7 @@ fn quiet_leaves_warnings() {
 }
 
 /// However stderr is out of order, the run takes its course, and the log file has every word.
-/// Seen failing with `eprintln!` (a panic), and with a blocking write (it hangs).
+/// Seen failing with the log written by a write that panics.
 #[test]
 fn a_bad_stderr_changes_nothing() {
     let full_pipe = || {
@@ -199,7 +199,7 @@ fn fill(fd: impl AsFd) {
 }
 
 /// Closed from the start: as good as not there.
-/// Seen failing with the log file opened as descriptor 2 and taken for stderr.
+/// Fails with the log file opened as descriptor 2 and taken for stderr.
 #[test]
 fn a_closed_stderr_changes_nothing() {
     let sandbox = Sandbox::new();
@@ -214,7 +214,7 @@ fn a_closed_stderr_changes_nothing() {
 }
 
 /// A log file that takes nothing is no reason to stop; one that can't be opened is, at the start.
-/// Seen failing with the error of a write handed up, and with a FIFO opened blocking (it hangs).
+/// Fails with the error of a write handed up, and with a FIFO opened blocking (it hangs).
 #[test]
 fn a_bad_log_file() {
     let sandbox = Sandbox::new();
@@ -230,7 +230,7 @@ fn a_bad_log_file() {
 }
 
 /// stderr as a socket that is read: the words arrive.
-/// Seen failing with the socket reopened by its name in /proc.
+/// Fails with the socket reopened by its name in /proc.
 #[test]
 fn a_socket_is_as_good_as_a_pipe() {
     let sandbox = Sandbox::new();
@@ -245,7 +245,7 @@ fn a_socket_is_as_good_as_a_pipe() {
 }
 
 /// Colour on a terminal only, and not against the user's word.
-/// Seen failing with `NO_COLOR` looked at only by name, not for being empty.
+/// Fails with `NO_COLOR` looked at only by name, not for being empty.
 #[test]
 fn colour_is_for_terminals() {
     let sandbox = Sandbox::new();
@@ -271,7 +271,7 @@ fn colour_is_for_terminals() {
 }
 
 /// A process may call itself anything; a teardown may print anything.
-/// Seen failing with names and lines written as they are.
+/// Fails with names and lines written as they are.
 #[test]
 fn foreign_words_are_escaped() {
     let sandbox = Sandbox::new();
@@ -292,7 +292,7 @@ fn foreign_words_are_escaped() {
 }
 
 /// A teardown that prints without end does not fill our memory, nor keep us from its end.
-/// Seen failing with its output collected line by line without a limit.
+/// Fails with its output collected line by line without a limit.
 #[test]
 fn a_teardown_may_print_a_lot() {
     let sandbox = Sandbox::new();
@@ -305,7 +305,7 @@ fn a_teardown_may_print_a_lot() {
 }
 
 /// What the harness says itself is never touched, cut or mixed into our lines.
-/// Seen failing with the harness's stderr read through a pipe of ours.
+/// Fails with the harness's stderr read through a pipe of ours.
 #[test]
 fn the_harness_s_words_are_its_own() {
     let sandbox = Sandbox::new();

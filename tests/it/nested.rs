@@ -24,7 +24,7 @@ fn with_stdin(guard: Guard<'_>) -> Proc {
 }
 
 /// Shell (descriptor inherited), Python (made non-inheritable and closed), `exec` outside, `exec` inside.
-/// Seen failing with the borrowed lock looked for in the environment only.
+/// Seen failing with ancestors not looked at.
 #[test]
 fn the_same_app_does_not_deadlock() {
     let sandbox = Sandbox::new();
@@ -48,7 +48,7 @@ fn the_same_app_does_not_deadlock() {
     sandbox.expect_nothing_left();
 }
 
-/// Seen failing with `release()` for a borrowed lock, and with the line written by the inner one.
+/// Seen failing with ancestors not looked at, and with a borrowed lock unlocked at the end.
 #[test]
 fn the_inner_one_neither_frees_nor_rewrites_the_lock() {
     for inheritable in [true, false] {
@@ -74,7 +74,7 @@ fn the_inner_one_neither_frees_nor_rewrites_the_lock() {
 }
 
 /// An inner one that is stopped, killed or passes its deadline: the outer run goes on, under its lock.
-/// Seen failing with the teardown's default taken as if it were the outermost guard.
+/// To see it fail: unlock a borrowed lock in `AppLock::release` (unread variables alone do not show here).
 #[test]
 fn the_end_of_the_inner_one_is_not_the_outer_s() {
     for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGKILL, 137)] {
@@ -98,7 +98,7 @@ fn the_end_of_the_inner_one_is_not_the_outer_s() {
 }
 
 /// The outer guard's variables are the outer guard's: from flags only, below another guard.
-/// Seen failing with each of them read as at the top.
+/// Seen failing with the variables read as at the top.
 #[test]
 fn what_it_takes_from_flags_only() {
     let sandbox = Sandbox::new();
@@ -131,7 +131,7 @@ fn what_it_takes_from_flags_only() {
 }
 
 /// A bad value among them does not matter below; the others count as everywhere.
-/// Seen failing with all variables ignored below a guard.
+/// Seen failing with the variables read as at the top.
 #[test]
 fn the_other_variables_count_below_too() {
     let sandbox = Sandbox::new();
@@ -151,7 +151,7 @@ fn the_other_variables_count_below_too() {
 }
 
 /// As flags they are meant.
-/// Seen failing with `--teardown` ignored below a guard.
+/// Fails with `--teardown` ignored below a guard.
 #[test]
 fn flags_are_meant() {
     let sandbox = Sandbox::new();
@@ -167,7 +167,7 @@ fn flags_are_meant() {
     assert!(!sandbox.lock_is_free());
 }
 
-/// Seen failing with the inner run's state made in the outer one's files.
+/// Seen failing with the paths keyed by domain.
 #[test]
 fn it_shares_the_run_id_but_not_the_state() {
     let sandbox = Sandbox::new();
@@ -189,7 +189,7 @@ fn it_shares_the_run_id_but_not_the_state() {
 }
 
 /// Another app than the outer one's is locked and freed as ever, also where the outer has none.
-/// Seen failing with every lock below a guard borrowed.
+/// Fails with every lock below a guard borrowed.
 #[test]
 fn another_app_is_locked_as_ever() {
     let sandbox = Sandbox::new();
@@ -209,7 +209,7 @@ fn another_app_is_locked_as_ever() {
 }
 
 /// A guard in a teardown command: its steps have the lock's descriptor, and no deadlock.
-/// Seen failing with the lock's variables missing in a step's environment and the ancestors not looked at.
+/// Fails with the lock's variables missing in a step's environment and the ancestors not looked at.
 #[test]
 fn a_guard_in_a_teardown_command() {
     let sandbox = Sandbox::new();
@@ -242,7 +242,7 @@ fn a_left_over_variable_does_not_make_it_nested() {
 }
 
 /// The lock's variables left over: a closed number, another file, the right file through another description.
-/// Seen failing with the number trusted, and with dev:ino compared but the lock not tried.
+/// Seen failing with dev:ino not compared.
 #[test]
 fn left_over_lock_variables_are_no_lock() {
     let sandbox = Sandbox::new();
@@ -285,7 +285,7 @@ fn stat(path: &Path) -> String {
 }
 
 /// Three deep, with a harness between that closes what it can.
-/// Seen failing with only the parent's descriptors looked at.
+/// Seen failing with ancestors not looked at.
 #[test]
 fn three_deep() {
     let sandbox = Sandbox::new();

@@ -54,7 +54,7 @@ fn run(sandbox: &Sandbox) -> Guard<'_> {
     sandbox.run().app().report()
 }
 
-/// Seen failing with `signal` as a number, and with a teardown of zero apps reported as run.
+/// Fails with `signal` as a number, and with a teardown of zero apps reported as run.
 #[test]
 fn a_harness_that_exits() {
     let sandbox = Sandbox::new();
@@ -77,7 +77,7 @@ fn a_harness_that_exits() {
     assert!((0.0..1.0).contains(&report["lock_wait_s"].as_f64().unwrap()));
 }
 
-/// Seen failing with the cause taken from the status as a shell shows it.
+/// Fails with the cause taken from the status as a shell shows it.
 #[test]
 fn a_harness_that_dies_of_a_signal() {
     let sandbox = Sandbox::new();
@@ -94,7 +94,7 @@ fn a_harness_that_dies_of_a_signal() {
     assert_eq!(torn["apps"], json!([{"app": APP, "result": "ok", "residual": []}]));
 }
 
-/// Seen failing with the harness's end taken as the cause.
+/// Seen failing with the harness's own end taken as the cause whatever came before.
 #[test]
 fn a_deadline() {
     let sandbox = Sandbox::new();
@@ -108,7 +108,7 @@ fn a_deadline() {
     assert!((0.29..5.0).contains(&report["teardown"]["elapsed_s"].as_f64().unwrap()), "{report}");
 }
 
-/// Seen failing with the signal's name as `SIGTERM`.
+/// Seen failing with every signal mapped to 143.
 #[test]
 fn a_request_to_stop() {
     for (signal, name, code) in [
@@ -131,7 +131,7 @@ fn a_request_to_stop() {
     }
 }
 
-/// Seen failing with the report written by the monitor only.
+/// Fails with the report written by the monitor only.
 #[test]
 fn a_caller_that_is_gone() {
     let sandbox = Sandbox::new();
@@ -147,7 +147,7 @@ fn a_caller_that_is_gone() {
     teardown.expect_one();
 }
 
-/// Seen failing with `takeover` set at every end that the monitor sees.
+/// Fails with `takeover` set at every end that the monitor sees.
 #[test]
 fn a_supervisor_that_is_killed() {
     let sandbox = Sandbox::new();
@@ -164,7 +164,7 @@ fn a_supervisor_that_is_killed() {
     teardown.expect_one();
 }
 
-/// Seen failing with stdout not watched.
+/// Fails with stdout not watched.
 #[test]
 fn an_output_that_nobody_reads() {
     let sandbox = Sandbox::new();
@@ -178,7 +178,7 @@ fn an_output_that_nobody_reads() {
     assert_eq!((&report["cause"], &report["exit_code"]), (&json!("output-closed"), &json!(141)));
 }
 
-/// Seen failing with no report for a run that never started.
+/// Fails with no report for a run that never started.
 #[test]
 fn a_lock_that_was_not_had() {
     let sandbox = Sandbox::new();
@@ -193,7 +193,7 @@ fn a_lock_that_was_not_had() {
 }
 
 /// Asked to stop while waiting: the cause is the request, and nothing was there to tear down.
-/// Seen failing with no report at all.
+/// Seen failing with signals looked at after the grant only.
 #[test]
 fn a_stop_while_waiting() {
     let sandbox = Sandbox::new();
@@ -210,7 +210,7 @@ fn a_stop_while_waiting() {
     assert_eq!((&report["harness"]["status"], &report["teardown"]), (&Value::Null, &none_due()));
 }
 
-/// Seen failing with `lock_wait_s` at 0 whenever the lock was had.
+/// Fails with `lock_wait_s` at 0 whenever the lock was had.
 #[test]
 fn the_wait_is_counted() {
     let sandbox = Sandbox::new();
@@ -226,7 +226,7 @@ fn the_wait_is_counted() {
     assert!((0.3..10.0).contains(&waited), "{waited}");
 }
 
-/// Seen failing with cause `harness-exit` and code 127.
+/// Fails with cause `harness-exit` and code 127.
 #[test]
 fn a_command_that_could_not_be_run() {
     let sandbox = Sandbox::new();
@@ -241,7 +241,7 @@ fn a_command_that_could_not_be_run() {
     }
 }
 
-/// Seen failing with survivors that ended by TERM not counted.
+/// Fails with survivors that ended by TERM not counted.
 #[test]
 fn survivors_are_counted() {
     let sandbox = Sandbox::new();
@@ -254,7 +254,7 @@ fn survivors_are_counted() {
     assert!(out.stderr.contains("killed 3 processes that outlived the harness: "), "{}", out.stderr);
 }
 
-/// Seen failing with the status of the last app's command as the whole teardown's result.
+/// Fails with the status of the last app's command as the whole teardown's result.
 #[test]
 fn each_app_has_its_result() {
     let sandbox = Sandbox::new();
@@ -275,7 +275,7 @@ fn each_app_has_its_result() {
     assert_eq!(names, [APP, OTHER]);
 }
 
-/// Seen failing with a hanging step waited for.
+/// Fails with a hanging step waited for.
 #[test]
 fn a_teardown_that_hangs() {
     let sandbox = Sandbox::new();
@@ -290,7 +290,7 @@ fn a_teardown_that_hangs() {
 }
 
 /// Temporary file and rename: a reader sees the old one or the new one, and nothing is left over.
-/// Seen failing with the file truncated and written in place.
+/// Fails with the file truncated and written in place.
 #[test]
 fn it_replaces_the_file_as_a_whole() {
     let sandbox = Sandbox::new();
@@ -307,7 +307,7 @@ fn it_replaces_the_file_as_a_whole() {
 }
 
 /// A target that is no file is written to, not replaced.
-/// Seen failing with the rename over it, and with a FIFO without reader opened blocking.
+/// Fails with the rename over it, and with a FIFO without reader opened blocking.
 #[test]
 fn what_is_no_file_is_written_in_place() {
     let sandbox = Sandbox::new();
@@ -347,7 +347,7 @@ fn what_is_no_file_is_written_in_place() {
 }
 
 /// At the end nobody can help any more: a word on stderr, and the status stays.
-/// Seen failing with 125 at the end of a good run.
+/// Fails with 125 at the end of a good run.
 #[test]
 fn a_report_that_can_t_be_written() {
     let sandbox = Sandbox::new();
@@ -366,7 +366,7 @@ fn a_report_that_can_t_be_written() {
 }
 
 /// A relative name is one in the caller's directory, wherever the guard is at the end.
-/// Seen failing with the path opened at the end, when the guard is in `/`.
+/// Fails with the path opened at the end, when the guard is in `/`.
 #[test]
 fn a_relative_path_is_the_caller_s() {
     let sandbox = Sandbox::new();
@@ -375,7 +375,7 @@ fn a_relative_path_is_the_caller_s() {
 }
 
 /// A refused start reports nothing, and leaves an earlier report as it is.
-/// Seen failing with the target made at the start.
+/// Fails with the target made at the start.
 #[test]
 fn a_refused_start_leaves_it_alone() {
     let sandbox = Sandbox::new();

@@ -119,7 +119,8 @@ fn shown(value: &str) -> String {
     value.replace('\n', "\\n")
 }
 
-/// Seen failing with the range check of durations removed (7d 1s, 999ms), and with humantime called bare (a panic).
+/// Seen failing with the limit of 7 days taken out, and with the lower limits taken out, and with humantime called
+/// bare.
 #[test]
 fn a_bad_flag_is_named() {
     let sandbox = Sandbox::new();
@@ -136,7 +137,7 @@ fn a_bad_flag_is_named() {
     }
 }
 
-/// Seen failing with clap's own `env`, which blames the flag.
+/// Seen failing with the variable not named.
 #[test]
 fn a_bad_variable_is_named_with_its_value() {
     let sandbox = Sandbox::new();
@@ -163,7 +164,7 @@ fn a_bad_variable_is_named_with_its_value() {
     }
 }
 
-/// Seen failing with the variable parsed before the flag is looked at.
+/// Seen failing with the variable before the flag.
 #[test]
 fn a_good_flag_over_a_bad_variable_is_fine() {
     let sandbox = Sandbox::new();
@@ -179,7 +180,7 @@ fn a_good_flag_over_a_bad_variable_is_fine() {
     }
 }
 
-/// Seen failing with an empty variable parsed like any other value.
+/// Seen failing with an empty variable taken as a value.
 #[test]
 fn an_empty_variable_is_an_unset_one() {
     let sandbox = Sandbox::new();
@@ -199,7 +200,7 @@ fn an_empty_variable_is_an_unset_one() {
 }
 
 /// It would run unprotected.
-/// Seen failing with `CCCI_APP_DOMAIN` treated as every other variable.
+/// Seen failing with an empty `CCCI_APP_DOMAIN` taken for an unset one.
 #[test]
 fn an_empty_app_is_an_error() {
     let sandbox = Sandbox::new();
@@ -216,7 +217,7 @@ fn an_empty_app_is_an_error() {
 }
 
 /// The file name has to fit in 255 bytes, a DNS label in 63.
-/// Seen failing with 241 allowed.
+/// Seen failing with 241 bytes allowed.
 #[test]
 fn a_name_has_a_length() {
     let sandbox = Sandbox::new();
@@ -235,7 +236,7 @@ fn a_name_has_a_length() {
 }
 
 /// Each message says what to do, not only that it is wrong.
-/// Seen failing with humantime's own words for `1M`.
+/// Seen failing with the limit of 7 days taken out.
 #[test]
 fn the_sentence_helps() {
     let sandbox = Sandbox::new();
@@ -247,7 +248,7 @@ fn the_sentence_helps() {
     refused(&sandbox, "days", sandbox.run().args(["--deadline", "500years"]), &["7d"]);
 }
 
-/// Seen failing with the check of combinations left out, one by one.
+/// Seen failing with the lower limits taken out, and with a warning as long as the deadline allowed.
 #[test]
 fn options_that_do_not_fit_together() {
     let sandbox = Sandbox::new();
@@ -275,7 +276,7 @@ fn options_that_do_not_fit_together() {
 }
 
 /// Two that stand in each other's way also when one comes from the environment.
-/// Seen failing with only the flags compared.
+/// Seen failing with a warning as long as the deadline allowed.
 #[test]
 fn combinations_count_wherever_they_come_from() {
     let sandbox = Sandbox::new();
@@ -309,7 +310,7 @@ fn booleans_of_the_environment() {
 }
 
 /// Files and directories that can't be had are found out before anything runs.
-/// Seen failing with the report's directory opened at the end, and the log file opened after the lock.
+/// Seen failing with the report's directory not opened at the start.
 #[test]
 fn files_and_directories_are_opened_first() {
     let sandbox = Sandbox::new();
@@ -334,7 +335,7 @@ fn files_and_directories_are_opened_first() {
     refused(&sandbox, "lock dir", sandbox.exec().app().args(["--lock-dir", below_file]), &[below_file]);
 }
 
-/// Seen failing with `create_dir_all`, and with 0777.
+/// Seen failing with mode 0770.
 #[test]
 fn a_missing_lock_directory_is_made_private() {
     let sandbox = Sandbox::new();
@@ -347,7 +348,7 @@ fn a_missing_lock_directory_is_made_private() {
     assert!(!sandbox.lock_path(APP).exists(), "the flag beats CCCI_APP_LOCK_DIR");
 }
 
-/// Seen failing with the two sources swapped in settings.rs.
+/// Seen failing with the variable before the flag.
 #[test]
 fn a_flag_beats_its_variable() {
     let sandbox = Sandbox::new();
@@ -363,7 +364,7 @@ fn a_flag_beats_its_variable() {
     teardown.expect_one();
 }
 
-/// Seen failing with the lock timeout's default at 0.
+/// Seen failing with `CCCI_LOCK_TIMEOUT` not read.
 #[test]
 fn the_variable_alone_counts() {
     let sandbox = Sandbox::new();
@@ -377,7 +378,7 @@ fn the_variable_alone_counts() {
 }
 
 /// Parts of the program that come later refuse; they must not pretend.
-/// Seen failing with `auto` treated as `none`.
+/// Fails with `auto` treated as `none`.
 #[test]
 fn what_is_not_built_yet_says_so() {
     let sandbox = Sandbox::new();

@@ -107,7 +107,7 @@ fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
 }
 
-/// Seen failing with `let RECIPE_LOCK_DIR = 0;` in src/lib.rs.
+/// Fails with `let RECIPE_LOCK_DIR = 0;` in src/lib.rs.
 #[test]
 fn no_deleted_name_returns() {
     for (name, text) in sources("src") {
@@ -117,7 +117,7 @@ fn no_deleted_name_returns() {
     }
 }
 
-/// Seen failing with the head of tests/fixture/main.rs removed.
+/// Fails with the head of tests/fixture/main.rs removed.
 #[test]
 fn every_file_says_what_it_is() {
     for directory in ["src", "tests"] {
@@ -127,27 +127,27 @@ fn every_file_says_what_it_is() {
     }
 }
 
-/// Seen failing with `libc::getpid()` in an `unsafe` block of src/lib.rs.
+/// Fails with `libc::getpid()` in an `unsafe` block of src/lib.rs.
 #[test]
 fn unsafe_and_libc_stay_behind_sys() {
     only_in(&["src/sys"], &["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe(", "libc::", "use libc"]);
 }
 
 /// `vars_os` too: what the harness gets is a thing that settings.rs hands out.
-/// Seen failing with `std::env::var("HOME")` in src/lib.rs.
+/// Fails with `std::env::var("HOME")` in src/lib.rs.
 #[test]
 fn only_settings_reads_the_environment() {
     only_in(&["src/settings"], &["env::var"]);
 }
 
 /// An exit in the middle leaves a lock, a child or a report behind. `_exit` of a forked child is in sys.
-/// Seen failing with `std::process::exit(1)` in src/lib.rs.
+/// Fails with `std::process::exit(1)` in src/lib.rs.
 #[test]
 fn only_main_ends_the_process() {
     only_in(&["src/main.rs", "src/sys"], &["process::exit", "_exit("]);
 }
 
-/// Seen failing with `use crate::guard` in src/lock/mod.rs.
+/// Fails with `use crate::guard` in src/lock/mod.rs.
 #[test]
 fn imports_run_one_way() {
     let mut wrong = Vec::new();
@@ -175,7 +175,7 @@ fn imports_run_one_way() {
     assert!(wrong.is_empty(), "imports run from the outside in:\n{}", wrong.join("\n"));
 }
 
-/// Seen failing with docs/commands/exec.md renamed.
+/// Fails with docs/commands/exec.md renamed.
 #[test]
 fn every_subcommand_has_its_page() {
     let out = Command::new(env!("CARGO_BIN_EXE_ccci-guard")).arg("--help").output().unwrap();
@@ -197,7 +197,7 @@ fn every_subcommand_has_its_page() {
     }
 }
 
-/// Seen failing with the row of 142 deleted.
+/// Fails with the row of 142 deleted.
 #[test]
 fn every_exit_status_has_its_row() {
     let text = page("docs/exit-status.md");
@@ -209,7 +209,7 @@ fn every_exit_status_has_its_row() {
     }
 }
 
-/// Seen failing with `CCCI_GRACE` deleted from the page, and with `CCCI_NEW` in src/settings.rs.
+/// Fails with `CCCI_GRACE` deleted from the page, and with `CCCI_NEW` in src/settings.rs.
 #[test]
 fn every_variable_has_its_line() {
     let documented = variables(&page("docs/environment.md"));
@@ -220,7 +220,7 @@ fn every_variable_has_its_line() {
     }
 }
 
-/// Seen failing with a line of `take_over_locks` changed in one of the two.
+/// Fails with a line of `take_over_locks` changed in one of the two.
 #[test]
 fn the_page_shows_the_harness_that_is_tested() {
     let source = page("tests/fixture/harness.py");

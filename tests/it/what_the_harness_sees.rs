@@ -38,7 +38,7 @@ fn locked(guard: Guard<'_>) -> Guard<'_> {
     guard.app().env("CCCI_TEARDOWN", "none")
 }
 
-/// Seen failing with the error pipe of the fork left open, and with the lock handed over twice.
+/// Seen failing with pipes without O_CLOEXEC, and with the descriptor left close-on-exec.
 #[test]
 fn descriptors_are_the_caller_s_and_the_lock() {
     let sandbox = Sandbox::new();
@@ -107,7 +107,7 @@ fn the_caller_s_descriptions_are_not_changed() {
 /// them ignored, and its sigprocmask(2) never blocks them.
 const LIBRARY: u64 = 0b11 << 31;
 
-/// Seen failing with the guard's own blocked mask inherited, and with SIGPIPE left ignored.
+/// Seen failing with the caller's mask not restored, and with SIGPIPE left ignored.
 #[test]
 fn mask_and_dispositions_are_the_caller_s() {
     let sandbox = Sandbox::new();
@@ -151,7 +151,7 @@ fn mask_and_dispositions_are_the_caller_s() {
 }
 
 /// Real-time signals are numbers to the kernel, not names of nix.
-/// Seen failing with the mask put together from nix's `Signal`.
+/// Seen failing with the caller's mask not restored.
 #[test]
 fn real_time_signals_keep_their_place() {
     let sandbox = Sandbox::new();
@@ -167,7 +167,7 @@ fn real_time_signals_keep_their_place() {
     }
 }
 
-/// Seen failing with the guard's own umask and descriptor limit inherited.
+/// Seen failing with a umask of our own.
 #[test]
 fn umask_limits_directory_and_session() {
     let sandbox = Sandbox::new();
@@ -185,7 +185,7 @@ fn umask_limits_directory_and_session() {
     assert_ne!(status(&shell)["sid"], status(&shell)["pid"], "keep: the caller's session");
 }
 
-/// Seen failing with SIGPIPE handed on as std left it: `yes` then says that its output is gone.
+/// Seen failing with SIGPIPE left ignored.
 #[test]
 fn a_pipe_inside_ends_by_sigpipe() {
     let sandbox = Sandbox::new();
@@ -196,7 +196,7 @@ fn a_pipe_inside_ends_by_sigpipe() {
     }
 }
 
-/// Seen failing with stdin replaced by /dev/null for the harness.
+/// Fails with stdin replaced by /dev/null for the harness.
 #[test]
 fn stdin_is_the_caller_s() {
     let sandbox = Sandbox::new();
@@ -208,7 +208,7 @@ fn stdin_is_the_caller_s() {
 }
 
 /// Nothing but what the page lists is added, nothing is taken away.
-/// Seen failing with `CCCI_APP_DOMAIN` set to an empty text without an app.
+/// Seen failing with the four variables of the locks set, empty, without an app.
 #[test]
 fn without_an_app_the_environment_has_few_additions() {
     let sandbox = Sandbox::new();
@@ -225,7 +225,7 @@ fn without_an_app_the_environment_has_few_additions() {
     }
 }
 
-/// Seen failing with the lists in the order of the command line for one variable and sorted for another.
+/// Seen failing with the device in hexadecimal.
 #[test]
 fn the_locks_are_handed_over_in_one_order() {
     let sandbox = Sandbox::new();
@@ -261,7 +261,7 @@ fn the_locks_are_handed_over_in_one_order() {
     }
 }
 
-/// Seen failing with the deadline counted from the guard's start, and with milliseconds.
+/// Seen failing with milliseconds.
 #[test]
 fn the_harness_knows_its_deadline() {
     let sandbox = Sandbox::new();
@@ -274,7 +274,7 @@ fn the_harness_knows_its_deadline() {
 }
 
 /// Explicit, from the environment, Drone's number, and the monitor's pid.
-/// Seen failing with the supervisor's pid in `manual-<pid>`.
+/// Seen failing with the supervisor's pid as the guard's.
 #[test]
 fn the_run_has_an_id() {
     let sandbox = Sandbox::new();
@@ -291,7 +291,7 @@ fn the_run_has_an_id() {
 }
 
 /// Two steps of one build at a time: each a name of its own.
-/// Seen failing with the second run sharing the first one's directory.
+/// Seen failing with Drone's number shared with a live run.
 #[test]
 fn a_build_number_that_a_live_run_owns_is_made_longer() {
     let sandbox = Sandbox::new();

@@ -28,13 +28,13 @@ fn meetings(check: bool) -> u64 {
 }
 
 /// The very test that `lock_unlinked` of tests/it relies on meets two holders.
-/// Seen failing with the switch not looked at.
+/// Fails with the switch not looked at.
 #[test]
 fn without_the_check_two_holders_meet() {
     assert!(meetings(false) > 0, "no two holders met: the test would not see a missing check");
 }
 
-/// Seen failing with the comparison in `Candidate::into_lock` taken out.
+/// Fails with the comparison in `Candidate::into_lock` taken out.
 #[test]
 fn with_the_check_none_meet() {
     assert_eq!(meetings(true), 0);
@@ -42,7 +42,7 @@ fn with_the_check_none_meet() {
 
 /// The one case step by step, with whole guards: the waiter wins a file without a name and runs beside the
 /// newcomer.
-/// Seen failing with the switch not looked at.
+/// Fails with the switch not looked at.
 #[test]
 fn without_the_check_a_waiter_runs_with_a_dead_lock() {
     let sandbox = Sandbox::new();

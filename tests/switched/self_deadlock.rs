@@ -21,7 +21,7 @@ fn report(sandbox: &Sandbox) -> Value {
 }
 
 /// The harness itself, and a grandchild in a session of its own.
-/// Seen failing with the look at /proc/locks left out (the run lasts for ever), and with children only looked at.
+/// Fails with the look at /proc/locks left out (the run lasts for ever), and with children only looked at.
 #[test]
 fn it_is_warned_of_and_stopped() {
     for grandchild in [false, true] {
@@ -53,7 +53,7 @@ fn it_is_warned_of_and_stopped() {
 }
 
 /// One that gives up in time is only warned of.
-/// Seen failing with the stop decided at the first look.
+/// Fails with the stop decided at the first look.
 #[test]
 fn one_that_gives_up_goes_on() {
     let sandbox = Sandbox::new();
@@ -65,7 +65,7 @@ fn one_that_gives_up_goes_on() {
 }
 
 /// Waiting for somebody else's lock is what locks are for.
-/// Seen failing with every waiting descendant counted.
+/// Fails with every waiting descendant counted.
 #[test]
 fn another_s_lock_is_no_deadlock() {
     let sandbox = Sandbox::new();
@@ -91,7 +91,7 @@ fn another_s_lock_is_no_deadlock() {
 }
 
 /// Another run that waits for our lock is no descendant: it waits, and we go on.
-/// Seen failing with the waiter's ancestors not looked at.
+/// Fails with the waiter's ancestors not looked at.
 #[test]
 fn another_run_that_waits_is_no_deadlock() {
     let sandbox = Sandbox::new();

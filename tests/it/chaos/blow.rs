@@ -43,14 +43,16 @@ impl Blow {
     pub fn to(victim: Victim, signal: Signal, random: &mut Random) -> Self {
         let life = Duration::from_millis(20) + random.time_below(Duration::from_millis(400));
         let life = (random.below(4) > 0).then_some(life);
-        let span = match victim {
-            Victim::Worker | Victim::Command => TEARDOWN + Duration::from_millis(20),
-            // The start, with its many steps in few milliseconds, gets as many blows as all the rest.
-            _ if random.below(2) == 0 => Duration::from_millis(25),
-            Victim::Harness | Victim::Grandchild => life.unwrap_or(Duration::from_secs(2)),
-            _ => life.unwrap_or(Duration::from_secs(2)) + TEARDOWN,
+        let run = life.unwrap_or(Duration::from_secs(2));
+        let (from, span) = match (victim, random.below(3)) {
+            (Victim::Worker | Victim::Command, _) => (Duration::ZERO, TEARDOWN + Duration::from_millis(20)),
+            // The start, with its many steps in few milliseconds, and the teardown get as many blows as all the rest.
+            (_, 0) => (Duration::ZERO, Duration::from_millis(25)),
+            (Victim::Monitor | Victim::Supervisor, 1) => (run, TEARDOWN),
+            _ => (Duration::ZERO, run),
         };
-        Self { victim, signal, moment: random.time_below(span), life, code: [0, 3][random.below(2) as usize] }
+        let moment = from + random.time_below(span);
+        Self { victim, signal, moment, life, code: [0, 3][random.below(2) as usize] }
     }
 
     /// With a harness that does not end by itself.
