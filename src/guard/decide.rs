@@ -260,7 +260,9 @@ fn told(state: &mut State, message: Message, actions: &mut Vec<Action>) {
         | Message::CallerGone
         | Message::Forward { .. }
         | Message::Suspend
-        | Message::Resume => {}
+        | Message::Resume
+        | Message::NoMoreRequests
+        | Message::AnyRequest => {}
     }
 }
 

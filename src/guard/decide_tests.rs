@@ -106,6 +106,7 @@ fn events() -> Vec<Event> {
         Timer::Answer,
         Timer::Silence,
         Timer::SelfDeadlock,
+        Timer::Requests,
     ] {
         all.push(Event::TimeUp(timer));
     }

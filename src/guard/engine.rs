@@ -69,6 +69,8 @@ pub struct Engine {
     self_deadlock: SelfDeadlock,
     /// A child may have ended, or be left to end.
     look_at_children: bool,
+    /// See [`Engine::hears_monitor_out`].
+    heard_out: HeardOut,
     end: Option<u8>,
 }
 
@@ -129,6 +131,7 @@ impl Engine {
             outputs: Vec::new(),
             self_deadlock: SelfDeadlock::new(&run.locks),
             look_at_children: true,
+            heard_out: HeardOut::NotAsked,
             end: None,
             run,
         }
@@ -185,7 +188,7 @@ impl Engine {
         // The supervisor's words are for a takeover: the monitor reads them then, and wakes for an answer only.
         let listens = match self.peer {
             Peer::Monitor { .. } => true,
-            Peer::Supervisor(_) => self.state.unanswered > 0,
+            Peer::Supervisor(_) => self.state.unanswered > 0 || self.policy.session == Session::Keep,
             Peer::Gone => false,
         };
         if listens {
@@ -283,16 +286,49 @@ impl Engine {
                     Message::Forward { signal } => Event::Forward(signal),
                     Message::Suspend => Event::Suspend,
                     Message::Resume => Event::Resume,
+                    Message::NoMoreRequests => {
+                        self.heard_out_now();
+                        continue;
+                    }
                     _ => continue,
                 };
                 if request != Event::Suspend {
                     self.channel.tell(&Message::Acknowledged);
                 }
                 self.queue.push_back(request);
+            } else if message == Message::AnyRequest {
+                fd::deliver_pending();
+                let received = self.run.delivery.take();
+                self.signals(received);
+                self.handle_queue();
+                self.channel.tell(&Message::NoMoreRequests);
             } else {
                 self.queue.push_back(Event::Told(message));
             }
         }
+    }
+
+    /// In a session of the caller's, ^C reaches monitor and harness at the same moment, and a quick harness can be
+    /// dead before the monitor has passed the request on. The kernel signals the whole group before any of it can
+    /// be seen to be dead (kill_pgrp holds the lock that an exit needs), so the monitor knows: it is asked first.
+    /// A stopped monitor doesn't answer, and is not waited for.
+    fn hears_monitor_out(&mut self) -> bool {
+        let has_monitor = matches!(self.peer, Peer::Monitor { .. });
+        if self.policy.session != Session::Keep || !has_monitor || self.state.cause.is_some() {
+            return true;
+        }
+        if self.heard_out == HeardOut::NotAsked {
+            self.heard_out = HeardOut::Asked;
+            self.channel.tell(&Message::AnyRequest);
+            self.timers.insert(Timer::Requests, time::now() + ANSWERS_WITHIN);
+        }
+        self.heard_out == HeardOut::Yes
+    }
+
+    fn heard_out_now(&mut self) {
+        self.heard_out = HeardOut::Yes;
+        self.timers.remove(&Timer::Requests);
+        self.look_at_children = true;
     }
 
     /// What only a takeover's actions and the report need.
@@ -335,6 +371,7 @@ impl Engine {
             self.timers.remove(&timer);
             match timer {
                 Timer::SelfDeadlock => self.look_for_self_deadlock(now),
+                Timer::Requests => self.heard_out_now(),
                 Timer::Silence | Timer::Answer => {
                     // It may have spoken without waking us.
                     self.hear_peer();
@@ -357,6 +394,11 @@ impl Engine {
     /// Children that ended or stopped. Each end is told, and decided about, before the child is reaped.
     fn children(&mut self) {
         while let Children::Ended(pid, how) = process::peek_ended() {
+            let is_harness = self.facts.harness == Some(pid) && self.state.harness.is_none();
+            if is_harness && !self.hears_monitor_out() {
+                // Left a zombie, and looked at again when the answer is there.
+                break;
+            }
             self.child_ended(pid, how);
         }
         match self.peer {
@@ -646,6 +688,17 @@ impl Engine {
         Ok((worker, gate))
     }
 }
+
+/// Has the monitor said that it has no request that we don't know of?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HeardOut {
+    NotAsked,
+    Asked,
+    Yes,
+}
+
+/// A monitor that lives and isn't stopped answers at once.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What woke us.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -94,6 +94,8 @@ pub enum Timer {
     Silence,
     /// A look whether the harness waits for its own guard.
     SelfDeadlock,
+    /// The monitor's answer to whether it has a request.
+    Requests,
 }
 
 /// How a worker came to its end.

@@ -116,7 +116,9 @@ fn say_torn_down(outcome: &Outcome, released: &str, status: u8) {
             "teardown of {names} ran into its limit after {time}{released}; exit {status}"
         ),
         Verdict::Partial | Verdict::Failed => {
-            let number = outcome.status.map(|number| format!(" (status {number})")).unwrap_or_default();
+            // The status of another app's teardown says nothing of this one's.
+            let number = outcome.status.filter(|number| *number != 0);
+            let number = number.map(|number| format!(" (status {number})")).unwrap_or_default();
             tracing::error!(
                 event = "teardown-failed",
                 "teardown of {names} failed{number} after {time}{released}; exit {status}"

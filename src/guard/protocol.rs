@@ -31,6 +31,8 @@ pub enum Message {
     Suspend,
     /// Continue it.
     Resume,
+    /// The answer to `AnyRequest`: all requests were passed on before this.
+    NoMoreRequests,
 
     // From the supervisor: what it is about to do, or has learnt.
     /// The harness waits at its gate.
@@ -41,6 +43,8 @@ pub enum Message {
     NeverStarted { status: u8 },
     /// Why the run ends.
     CauseIs(Cause),
+    /// Has the monitor a request that it has not passed on yet?
+    AnyRequest,
     /// How the harness ended, and why the run does.
     HarnessEnded { how: Ended, cause: Option<Cause> },
     /// Survivors were ended; some could not be.

@@ -42,8 +42,10 @@ impl SelfDeadlock {
     /// Looks. Tells when to look next, and who has been waiting without hope since the last look.
     pub fn look(&mut self, tree: &Tree) -> (Duration, Option<Pid>) {
         self.looks += 1;
-        let waiters: Vec<Pid> = self.locks.iter().flat_map(|&lock| procfs::flock_waiters(lock)).collect();
-        let ours = if waiters.is_empty() { Vec::new() } else { tree.descendants() };
+        let mut ours = tree.descendants();
+        ours.retain(|process| procfs::may_wait_for_lock(process.pid));
+        let look = |lock: &FileId| procfs::flock_waiters(*lock);
+        let waiters: Vec<Pid> = if ours.is_empty() { Vec::new() } else { self.locks.iter().flat_map(look).collect() };
         let stuck = ours.iter().find(|process| waiters.contains(&process.pid));
         let patience = settings::test_duration("CCCI_TEST_SELF_DEADLOCK_STOP", PATIENCE);
         let Some(stuck) = stuck else {

@@ -144,6 +144,17 @@ pub fn holds_flock(pid: Pid, file: FileId) -> bool {
     })
 }
 
+/// Could any thread of this process be waiting for a file lock? A look that costs nothing, before one at
+/// `/proc/locks`, which the kernel makes wait for all its processors (`percpu_down_write`).
+pub fn may_wait_for_lock(pid: Pid) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().any(|thread| match fs::read_to_string(thread.path().join("wchan")) {
+        // The function that it sleeps in (proc(5)); 0 where it doesn't sleep, or the kernel won't say.
+        Ok(function) => function == "0" || function.contains("lock"),
+        Err(_) => true,
+    })
+}
+
 /// The processes that wait for a flock on `file`, from `/proc/locks` (the lines with `->`).
 pub fn flock_waiters(file: FileId) -> Vec<Pid> {
     lock_lines(file).into_iter().filter(|(waits, _)| *waits).map(|(_, pid)| pid).collect()

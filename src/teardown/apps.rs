@@ -9,6 +9,9 @@ use crate::app::AppName;
 use crate::lock::path::LockDirectory;
 use crate::lock::{self, AppLock, Attempt};
 
+/// So much of a line that is no domain is shown.
+const SHOWN: usize = 200;
+
 /// An app that a harness noted, and whether it may be torn down.
 #[derive(Debug)]
 pub enum Noted {
@@ -24,7 +27,7 @@ pub fn read_noted(file: &Path) -> Vec<Result<AppName, (String, String)>> {
     let mut seen = Vec::new();
     let text = std::fs::read(file).unwrap_or_default();
     for line in String::from_utf8_lossy(&text).lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let entry = AppName::parse(line).map_err(|problem| (line.to_owned(), problem));
+        let entry = AppName::parse(line).map_err(|problem| (line.chars().take(SHOWN).collect(), problem));
         if !seen.contains(&entry) {
             seen.push(entry);
         }
