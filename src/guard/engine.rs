@@ -437,8 +437,11 @@ impl Engine {
         } else if self.worker == Some(pid) {
             self.worker_ended(how);
         } else if let Some((_, app, last)) = self.left_step.take_if(|(step, ..)| *step == pid) {
-            // It may have ended by itself before we could end it: then it is not to be run again.
-            Progress::concluded(app, last, how).inspect(|end| self.run.result.put(end));
+            // It may have come to its end before we could end it: then it is not to be run again. A failure says
+            // nothing: with its worker dead nobody reads its output, and a write that finds that out is one.
+            if how == Ended::Code(0) {
+                Progress::concluded(app, last, how).inspect(|end| self.run.result.put(end));
+            }
         }
         self.tree.reap(pid);
     }

@@ -98,7 +98,7 @@ fn a_group_leader_keeps_its_session() {
     let harness = process(guard.ready_pid()).unwrap();
     assert_eq!(harness.group, harness.pid);
     assert_ne!(harness.session, harness.pid);
-    assert!(guard.stderr().contains("session"), "{:?}", guard.stderr());
+    guard.expect_stderr("session");
 
     let guard = sandbox.exec().sh("echo ready $$; exec sleep 60").spawn();
     let harness = process(guard.ready_pid()).unwrap();

@@ -124,6 +124,41 @@ fn the_worker_finishes_when_both_guards_are_killed() {
     teardown.expect_one();
 }
 
+/// With its worker dead nobody reads a teardown's output. A command that ends of that, before the supervisor can
+/// end it, has not come to its own end: it is run once more, and its status means nothing.
+///
+/// Seen failing when the adopted command's status was taken whatever it was: `failed` with status 5, and no end.
+#[test]
+fn a_teardown_that_fails_for_want_of_its_worker_is_run_once_more() {
+    let sandbox = Sandbox::new();
+    let (log, again) = (sandbox.path("log"), sandbox.path("again"));
+    let (log, again) = (log.display(), again.display());
+    let teardown = format!(
+        "trap '' PIPE; echo \"start $$\" >>{log}; if [ -e {again} ]; then echo end >>{log}; exit 0; fi; touch {again}; \
+         while echo still here; do sleep 0.01; done; exit 5"
+    );
+    let mut guard =
+        sandbox.run().app().args(["--teardown-on", "always"]).teardown(teardown).report().harness(["true"]).spawn();
+    let read = || std::fs::read_to_string(sandbox.path("log")).unwrap_or_default();
+    let step = eventually(SOON, "the teardown's start", || {
+        let pid = read().lines().next().and_then(|line| line.strip_prefix("start ")?.parse().ok());
+        pid.map(Pid::from_raw).ok_or_else(read)
+    });
+    let (monitor, supervisor, worker) = (guard.monitor(), guard.supervisor(), guard.worker());
+    // From the top: each is continued by the one above it.
+    for pid in [monitor, supervisor] {
+        kill(pid, Signal::SIGSTOP).unwrap();
+        eventually(SOON, "it stands still", || if stopped(pid) { Ok(()) } else { Err(pid) });
+    }
+    kill(worker, Signal::SIGKILL).unwrap();
+    eventually(SOON, "the command's end", || if alive(step) { Err("alive") } else { Ok(()) });
+    kill(supervisor, Signal::SIGCONT).unwrap();
+    guard.expect_code(0);
+    let lines = read();
+    assert_eq!((lines.matches("start").count(), lines.matches("end").count()), (2, 1), "{lines}");
+    assert_eq!(sandbox.report()["teardown"]["result"], "ok");
+}
+
 /// SIGKILL of the worker in the middle of a step: the step is ended, the teardown is run once more, one after
 /// the other.
 ///
