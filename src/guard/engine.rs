@@ -205,11 +205,14 @@ impl Engine {
         if let Some(exec_error) = &self.exec_error {
             descriptors.push((Source::ExecError, exec_error.as_fd()));
         }
-        descriptors.extend(self.outputs.iter().map(|output| (Source::Output, *output)));
         let polled: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, descriptor)| *descriptor).collect();
-        let ready = fd::wait(&polled);
+        let (ready, output_closed) = fd::wait_also_for_closed(&polled, &self.outputs);
         let sources: Vec<Source> =
             descriptors.iter().zip(ready).filter(|(_, ready)| *ready).map(|((source, _), _)| *source).collect();
+        if output_closed {
+            self.outputs.clear();
+            self.queue.push_back(Event::OutputClosed);
+        }
         self.collect(&sources);
     }
 
@@ -227,10 +230,6 @@ impl Engine {
         if ready.contains(&Source::Caller) {
             self.caller_watched = false;
             self.queue.push_back(Event::CallerGone);
-        }
-        if ready.contains(&Source::Output) && fd::any_reader_gone(&self.outputs) {
-            self.outputs.clear();
-            self.queue.push_back(Event::OutputClosed);
         }
         if ready.contains(&Source::ExecError) {
             self.read_exec_error();
@@ -711,5 +710,4 @@ enum Source {
     Monitor,
     Caller,
     ExecError,
-    Output,
 }

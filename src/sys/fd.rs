@@ -20,16 +20,26 @@ pub const HANDED_OVER: RawFd = 100;
 ///
 /// The only place where signals are unblocked: whatever is pending is delivered here, once a kind.
 pub fn wait(descriptors: &[BorrowedFd<'_>]) -> Vec<bool> {
-    let mut polled: Vec<PollFd<'_>> = descriptors.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    wait_also_for_closed(descriptors, &[]).0
+}
+
+/// The same; wakes also when the reading end of one of `outputs` is closed, and tells whether one is.
+pub fn wait_also_for_closed(descriptors: &[BorrowedFd<'_>], outputs: &[BorrowedFd<'_>]) -> (Vec<bool>, bool) {
+    let to_read = descriptors.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
+    // An output that is a socket may have something to read for somebody else: only its end counts.
+    let to_end = outputs.iter().map(|fd| PollFd::new(*fd, PollFlags::empty()));
+    let mut polled: Vec<PollFd<'_>> = to_read.chain(to_end).collect();
     match ppoll(&mut polled, None, Some(SigSet::empty())) {
         Ok(_) => {
             // Where a descriptor is ready at once, ppoll(2) puts the mask back before any signal is delivered:
             // a descriptor that stays ready would starve them.
             deliver_pending();
-            polled.iter().map(|fd| fd.any().unwrap_or(true)).collect()
+            let (read, end) = polled.split_at(descriptors.len());
+            let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+            (read.iter().map(is_ready).collect(), end.iter().any(is_ready))
         }
         // EINTR: a handler ran, which is what we wait for. Nothing else can happen to valid descriptors.
-        Err(_) => vec![false; polled.len()],
+        Err(_) => (vec![false; descriptors.len()], false),
     }
 }
 
@@ -111,14 +121,6 @@ pub fn watchable_outputs() -> Vec<BorrowedFd<'static>> {
             (mode == libc::S_IFIFO || mode == libc::S_IFSOCK).then_some(fd)
         })
         .collect()
-}
-
-/// Has the reading end of each of these been closed? Asks without waiting.
-pub fn any_reader_gone(outputs: &[BorrowedFd<'_>]) -> bool {
-    let mut polled: Vec<PollFd<'_>> = outputs.iter().map(|fd| PollFd::new(*fd, PollFlags::empty())).collect();
-    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
-    nix::poll::poll(&mut polled, 0u8).is_ok_and(|count| count > 0)
-        && polled.iter().any(|fd| fd.revents().is_some_and(|seen| seen.intersects(gone)))
 }
 
 /// Makes reads and writes on this open file description return instead of waiting.

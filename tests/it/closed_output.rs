@@ -85,3 +85,37 @@ fn an_open_output_does_not_stop_the_run() {
         guard.spawn().expect_code(7);
     }
 }
+
+/// A socket as stdout may have something to read for the harness: the guard, which waits for its end, must neither take
+/// that for the end nor spin on it.
+///
+/// Seen failing when outputs were polled for reading: the supervisor used all of a processor.
+#[test]
+fn a_socket_with_something_to_read_is_no_closed_output() {
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    let sandbox = Sandbox::new();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.write_all(b"for the harness\n").unwrap();
+    let guard = sandbox.run().arg("--stop-on-closed-output").stdout(OwnedFd::from(theirs)).sh("sleep 0.7; exit 7");
+    let mut guard = guard.spawn();
+    let supervisor = guard.supervisor();
+    // Clock ticks (1/100 s) in user and system mode, proc(5).
+    let ticks = || -> Option<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{supervisor}/stat")).ok()?;
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        Some(fields[11].parse::<u64>().ok()? + fields[12].parse::<u64>().ok()?)
+    };
+    let mut used = 0;
+    eventually(SOON, "the supervisor's end", || match ticks() {
+        Some(now) if alive(supervisor) => {
+            used = now;
+            Err("alive")
+        }
+        _ => Ok(()),
+    });
+    guard.expect_code(7);
+    assert!(used < 20, "{used} ticks of processor time in 0.7 s");
+}
