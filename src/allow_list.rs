@@ -7,6 +7,7 @@ use crate::app::AppName;
 /// The admitted names (`--zone`, `--run-app-re`) and those that are never touched (`--protect`).
 #[derive(Clone, Debug, Default)]
 pub struct AllowList {
+    zones: Vec<AppName>,
     admitted: Vec<Regex>,
     protected: Vec<Regex>,
 }
@@ -17,8 +18,8 @@ impl AllowList {
     /// # Errors
     /// When the zone is no domain name.
     pub fn admit_zone(&mut self, zone: &str) -> Result<(), String> {
-        AppName::parse(zone).map_err(|_| "is no domain name in lower case".to_owned())?;
-        self.admit(&format!("[a-z0-9]{{1,4}}-[0-9a-f]{{6}}\\.{}", regex_lite::escape(zone)))
+        self.zones.push(AppName::parse(zone).map_err(|_| "is no domain name in lower case".to_owned())?);
+        Ok(())
     }
 
     /// Admits the names of which `expression` matches the whole.
@@ -53,7 +54,7 @@ impl AllowList {
 
     /// Was anything said about which names are admitted?
     pub fn is_given(&self) -> bool {
-        !self.admitted.is_empty()
+        !self.zones.is_empty() || !self.admitted.is_empty()
     }
 
     /// Is this name protected?
@@ -63,8 +64,23 @@ impl AllowList {
 
     /// May automatic teardown touch this name?
     pub fn admits(&self, app: &AppName) -> bool {
-        !self.protects(app) && self.admitted.iter().any(|name| name.is_match(app.as_str()))
+        !self.protects(app) && self.would_admit(app)
     }
+
+    /// Is this name admitted, whether it is protected or not?
+    pub fn would_admit(&self, app: &AppName) -> bool {
+        self.zones.iter().any(|zone| is_run_app_of(app.as_str(), zone.as_str()))
+            || self.admitted.iter().any(|name| name.is_match(app.as_str()))
+    }
+}
+
+/// `[a-z0-9]{1,4}-[0-9a-f]{6}.ZONE`: the original's rule.
+fn is_run_app_of(name: &str, zone: &str) -> bool {
+    let label = name.strip_suffix(zone).and_then(|rest| rest.strip_suffix('.'));
+    let Some((recipe, hash)) = label.and_then(|label| label.split_once('-')) else { return false };
+    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (1..=4).contains(&recipe.len()) && recipe.bytes().all(alphanumeric) && hash.len() == 6 && hash.bytes().all(hex)
 }
 
 #[cfg(test)]
@@ -85,6 +101,11 @@ mod tests {
             "mail-facade.example.org",
             "immi-ad3e33.ci-example.net",
             "x.immi-ad3e33.ci.example.net",
+            "immich-ad3e33.ci.example.net",
+            "immi-ad3e3g.ci.example.net",
+            "immi-ad3e331.ci.example.net",
+            "immi-ad3e33ci.example.net",
+            "ci.example.net",
         ] {
             assert!(!list.admits(&app(other)), "{other}");
         }

@@ -37,12 +37,10 @@ pub enum Form {
     /// Become COMMAND: the same checks, session, lock and deadline, but no resident process and no teardown
     #[command(override_usage = "ccci-guard exec [OPTIONS] -- COMMAND [ARG…]")]
     Exec(RunArgs),
-    /// One round over all run apps (not built yet)
-    #[command(hide = true)]
-    Janitor(Later),
-    /// Tear one app down, under its lock (not built yet)
-    #[command(hide = true)]
-    Reap(Later),
+    /// One round over all run apps: reap what nobody could tear down, never a live run
+    Janitor(JanitorArgs),
+    /// Tear one app down, under its lock
+    Reap(ReapArgs),
     /// Per-run ABRA_DIR (not built yet)
     #[command(hide = true)]
     AbraDir(Later),
@@ -110,15 +108,9 @@ pub struct RunArgs {
     /// One step of the automatic teardown, {app} and {stack} replaced; repeatable
     #[arg(long, value_name = "ARGV")]
     pub teardown_step: Vec<OsString>,
-    /// Automatic teardown may touch run apps of this zone [CCCI_ZONE]
-    #[arg(long, value_name = "ZONE")]
-    pub zone: Option<OsString>,
-    /// Automatic teardown may touch names that this matches as a whole [CCCI_RUN_APP_RE]
-    #[arg(long, value_name = "RE")]
-    pub run_app_re: Option<OsString>,
-    /// Never touch names that this matches; repeatable [CCCI_PROTECT, comma list]
-    #[arg(long, value_name = "GLOB")]
-    pub protect: Vec<OsString>,
+    /// Names that automatic teardown may touch.
+    #[command(flatten)]
+    pub allow_list: AllowListArgs,
     /// The abra program [CCCI_ABRA; from PATH]
     #[arg(long, value_name = "P")]
     pub abra: Option<OsString>,
@@ -172,6 +164,93 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
+/// Options that say which names may be torn down automatically, as typed.
+#[derive(Debug, Default, Args)]
+pub struct AllowListArgs {
+    /// Automatic teardown may touch run apps of this zone [CCCI_ZONE]
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Option<OsString>,
+    /// Automatic teardown may touch names that this matches as a whole [CCCI_RUN_APP_RE]
+    #[arg(long, value_name = "RE")]
+    pub run_app_re: Option<OsString>,
+    /// Never touch names that this matches; repeatable [CCCI_PROTECT, comma list]
+    #[arg(long, value_name = "GLOB")]
+    pub protect: Vec<OsString>,
+}
+
+/// Options of `janitor` and `reap`, as typed.
+#[derive(Debug, Default, Args)]
+pub struct JanitorArgs {
+    /// Names that may be torn down.
+    #[command(flatten)]
+    pub allow_list: AllowListArgs,
+    /// Directory of the app locks [CCCI_APP_LOCK_DIR; /run/lock]
+    #[arg(long, value_name = "DIR")]
+    pub lock_dir: Option<OsString>,
+    /// The host's own ABRA_DIR [CCCI_CANONICAL_ABRA_DIR; ~/.abra]
+    #[arg(long, value_name = "DIR")]
+    pub canonical_abra_dir: Option<OsString>,
+    /// Directory of the runs [CCCI_RUNS_DIR; /var/lib/cc-ci-runs]
+    #[arg(long, value_name = "DIR")]
+    pub runs_dir: Option<OsString>,
+    /// auto, or a shell command run for each app [auto]
+    #[arg(long, value_name = "HOW")]
+    pub teardown: Option<OsString>,
+    /// Time limit of each app's teardown [CCCI_TEARDOWN_TIMEOUT; 10m]
+    #[arg(long, value_name = "D")]
+    pub teardown_timeout: Option<OsString>,
+    /// One step of the automatic teardown, {app} and {stack} replaced; repeatable
+    #[arg(long, value_name = "ARGV")]
+    pub teardown_step: Vec<OsString>,
+    /// The abra program [CCCI_ABRA; from PATH]
+    #[arg(long, value_name = "P")]
+    pub abra: Option<OsString>,
+    /// The docker program [CCCI_DOCKER; from PATH]
+    #[arg(long, value_name = "P")]
+    pub docker: Option<OsString>,
+    /// A lock held for longer is a possible leak [CCCI_LEAKED_AFTER; 120m, or twice the run's deadline]
+    #[arg(long, value_name = "D")]
+    pub leaked_after: Option<OsString>,
+    /// So many teardowns at a time [4]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<OsString>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Write metrics for the node_exporter's textfile collector
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<OsString>,
+    /// Exit 3 when there are possible leaks, or locks that can't be probed
+    #[arg(long)]
+    pub fail_on_findings: bool,
+    /// Only this host runs harnesses on a Swarm of several nodes [CCCI_SINGLE_RUNNER]
+    #[arg(long)]
+    pub single_runner: bool,
+    /// A command that lists the apps, one domain a line, in place of abra and Docker
+    #[arg(long, value_name = "CMD")]
+    pub list_cmd: Option<OsString>,
+    /// reap: wait this long for the lock, then exit 75 [0s]
+    #[arg(long, value_name = "D")]
+    pub lock_timeout: Option<OsString>,
+    /// What is logged, where and how.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Options of `reap`, as typed.
+#[derive(Debug, Args)]
+pub struct ReapArgs {
+    /// The app: its domain
+    #[arg(value_name = "APP")]
+    pub app: OsString,
+    /// All others.
+    #[command(flatten)]
+    pub janitor: JanitorArgs,
+}
+
 /// Options of the log, as typed.
 #[derive(Debug, Default, Args)]
 pub struct LogArgs {
@@ -215,6 +294,20 @@ fn is_form(word: &str) -> bool {
     word == "help" || Cli::command().find_subcommand(word).is_some()
 }
 
+/// The same, for a form that runs no command.
+fn usage_error_of_form(error: &clap::Error, words: &[OsString]) -> String {
+    let form = words.get(1).map(|word| word.to_string_lossy()).unwrap_or_default();
+    let rendered = error.render().to_string();
+    let mut lines = rendered.lines();
+    let first = lines.next().unwrap_or_default().trim_start_matches("error: ").trim_end_matches(':').to_owned();
+    let missing = if error.kind() == clap::error::ErrorKind::MissingRequiredArgument {
+        lines.next().map(|line| format!(": {}", line.trim())).unwrap_or_default()
+    } else {
+        String::new()
+    };
+    format!("{form}: {first}{missing}; see: ccci-guard {form} --help")
+}
+
 /// The form whose name is most like this word, if any is.
 fn nearest_form(word: &str) -> Option<String> {
     use clap::CommandFactory;
@@ -224,7 +317,10 @@ fn nearest_form(word: &str) -> Option<String> {
 }
 
 /// One sentence for what clap could not make sense of.
-pub fn usage_error(error: &clap::Error) -> String {
+pub fn usage_error(error: &clap::Error, words: &[OsString]) -> String {
+    if !means_to_run(words) {
+        return usage_error_of_form(error, words);
+    }
     use clap::error::{ContextKind, ContextValue};
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),

@@ -10,8 +10,14 @@ use std::process::ExitCode;
 pub enum ExitStatus {
     /// All went well.
     Success = 0,
+    /// Something failed, or something is left.
+    Failed = 1,
     /// Usage error of the forms that run no command.
     Usage = 2,
+    /// `--fail-on-findings`: there is something to look at.
+    Findings = 3,
+    /// A list could not be had; nothing was touched.
+    NoList = 69,
     /// The harness exited 0, but a teardown failed or survivors could not be killed; or a self-deadlock.
     Unclean = 70,
     /// The lock was not had in time.

@@ -72,6 +72,16 @@ impl Program {
     }
 }
 
+/// Finds a program of our own by its name or path; `None` when there is none that can be run.
+pub fn look_up(name: &OsStr, search_path: Option<&OsStr>) -> Option<PathBuf> {
+    let path = if name.as_bytes().contains(&b'/') {
+        std::path::absolute(name).ok()?
+    } else {
+        std::path::absolute(search(name, search_path.unwrap_or(OsStr::new(DEFAULT_PATH)))?).ok()?
+    };
+    check(&path).is_ok().then_some(path)
+}
+
 fn search(name: &OsStr, path: &OsStr) -> Option<PathBuf> {
     let candidates = path.as_bytes().split(|&byte| byte == b':').map(|directory| {
         let directory = if directory.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(directory) };

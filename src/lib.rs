@@ -15,10 +15,12 @@ pub mod gate;
 pub mod guard;
 pub mod harness;
 pub mod interpreter;
+pub mod janitor;
 pub mod lock;
 pub mod log;
 pub mod run_state;
 pub mod settings;
+pub mod stack;
 #[expect(unsafe_code, reason = "the wall around the kernel: system calls that neither std nor nix make safe")]
 pub mod sys;
 pub mod teardown;
@@ -43,9 +45,9 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Cli { form: Some(form), .. }) => match form {
             Form::Run(args) => guard::start(birth, settings::Form::Run, &args),
             Form::Exec(args) => guard::start(birth, settings::Form::Exec, &args),
-            Form::Janitor(Later { .. })
-            | Form::Reap(Later { .. })
-            | Form::AbraDir(Later { .. })
+            Form::Janitor(args) => janitor::round(birth.inherited, &args),
+            Form::Reap(args) => janitor::reap(birth.inherited, &args.app, &args.janitor),
+            Form::AbraDir(Later { .. })
             | Form::State(Later { .. })
             | Form::Locks(Later { .. })
             | Form::Doctor(Later { .. })
@@ -72,6 +74,6 @@ fn not_understood(error: &clap::Error, words: &[OsString]) -> u8 {
     // Whoever reads JSON reads this too. A bad format is the smaller fault of the two.
     let format = settings::resolve_log(&cli::log_format(words)).unwrap_or_default();
     let _ = log::start(format);
-    log::say_error(&cli::usage_error(error));
+    log::say_error(&cli::usage_error(error, words));
     if cli::means_to_run(words) { ExitStatus::CannotStart as u8 } else { ExitStatus::Usage as u8 }
 }

@@ -259,8 +259,9 @@ enum StderrKind {
     Reopened(File),
     /// A socket can't be reopened, but sent to without waiting.
     Socket,
-    /// A regular file (a second description would have an offset of its own and write over what is there),
-    /// or something that can't be reopened: asked first whether it would wait.
+    /// A regular file: a second description would have an offset of its own and write over what is there.
+    Regular,
+    /// Something that can't be reopened: asked first whether it would wait.
     Shared,
 }
 
@@ -275,6 +276,7 @@ impl Stderr {
                 .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
                 .open("/proc/self/fd/2")
                 .map_or(StderrKind::Shared, StderrKind::Reopened),
+            Ok(kind) if kind.is_file() => StderrKind::Regular,
             _ => StderrKind::Shared,
         };
         Stderr { kind, is_terminal }
@@ -284,6 +286,7 @@ impl Stderr {
         let stderr = std::io::stderr();
         let _ = match &mut self.kind {
             StderrKind::Reopened(file) => file.write(line),
+            StderrKind::Regular => (&stderr).write(line),
             StderrKind::Socket => fd::send_now(&stderr, line).map(|()| line.len()),
             StderrKind::Shared => {
                 let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];

@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+mod act;
+
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::Read;
@@ -12,26 +14,24 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::unistd::{getpid, getppid};
-use signal_hook::consts::{SIGCHLD, SIGCONT, SIGKILL, SIGSTOP};
+use nix::unistd::getppid;
+use signal_hook::consts::{SIGCHLD, SIGKILL};
 
-use crate::duration;
 use crate::gate::{self, Gate};
 use crate::guard::acquire::Request;
 use crate::guard::decide::{self, Phase, Policy, State, decide};
-use crate::guard::event::{Action, Cause, Event, Origin, Timer, WorkerEnd};
-use crate::guard::finish::{self, Facts};
+use crate::guard::event::{Cause, Event, Origin, Timer, WorkerEnd};
+use crate::guard::finish::Facts;
 use crate::guard::protocol::{Channel, Message};
 use crate::guard::run::Run;
 use crate::guard::self_deadlock::SelfDeadlock;
-use crate::guard::teardown;
-use crate::settings::{Session, StopScope, Survivors, Teardown};
+use crate::settings::{Session, Teardown};
 use crate::sys::process::{self, Children, Ended, Pid};
 use crate::sys::signal::Received;
 use crate::sys::time::{self, Alarm};
 use crate::sys::{fd, signal};
 use crate::teardown::{Outcome, Progress};
-use crate::tree::{self, Tree};
+use crate::tree::Tree;
 
 /// The other guard process.
 pub enum Peer {
@@ -507,187 +507,6 @@ impl Engine {
         }
         // Where there is nobody to be killed, no SIGCHLD will tell.
         self.look_at_children |= self.state.phase != before;
-    }
-
-    fn survivors_done(&mut self) {
-        let killed = self.tree.ended();
-        if killed > 0 {
-            let processes = if killed == 1 { "process" } else { "processes" };
-            let names = self.tree.ended_names();
-            tracing::info!(
-                event = "survivors-killed",
-                "killed {killed} {processes} that outlived the harness: {names}"
-            );
-        }
-        self.facts.survivors_killed += killed;
-        self.tree.forget_ended();
-        if killed > 0 {
-            self.channel.tell(&Message::Swept { killed, unkillable: self.facts.unkillable.clone() });
-        }
-    }
-
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Tell(message) => {
-                if !matches!(self.peer, Peer::Gone) {
-                    self.channel.tell(&message);
-                }
-            }
-            Action::SignalHarness(number) => self.signal_harness(number),
-            Action::AnnounceStop { signal, grace } => self.announce_stop(signal, grace),
-            Action::ContinueTree => self.tree.continue_all(),
-            Action::KillHarness => {
-                let pid = self.facts.harness.map(Pid::as_raw);
-                tracing::warn!(
-                    event = "harness-killed",
-                    pid,
-                    "harness did not end in time: sent KILL to pid {}",
-                    pid.unwrap_or(0)
-                );
-                self.to_harness(SIGKILL);
-            }
-            Action::StopHarness => self.to_harness_group(SIGSTOP),
-            Action::ContinueHarness => self.to_harness_group(SIGCONT),
-            Action::Warn => self.warn(),
-            Action::Arm(timer, delay) => {
-                self.timers.insert(timer, time::now() + delay);
-            }
-            Action::Disarm(timer) => {
-                self.timers.remove(&timer);
-            }
-            Action::TerminateSurvivors => self.tree.terminate(self.facts.harness),
-            Action::Sweep => self.tree.kill_children(),
-            Action::GiveUpOnSurvivors => self.give_up_on_survivors(),
-            Action::StartWorker => self.start_worker(),
-            Action::ContinueWorker => {
-                if let Some(worker) = self.worker {
-                    let _ = process::kill(worker, SIGCONT);
-                }
-            }
-            Action::StopSelf => {
-                signal::stop_by_terminal();
-                if self.policy.session == Session::New {
-                    self.queue.push_back(Event::Resume);
-                }
-            }
-            Action::ContinuePeer => self.to_supervisor(SIGCONT),
-            Action::KillPeer => {
-                tracing::warn!(
-                    event = "supervisor-silent",
-                    "the supervisor does not answer: killing it and going on in its place"
-                );
-                self.to_supervisor(SIGKILL);
-            }
-            Action::AnnounceTakeover => {
-                self.facts.takeover = true;
-                tracing::warn!(event = "takeover", "the supervisor is gone: the monitor finishes the run");
-            }
-            Action::Finish => self.end = Some(finish::finish(&self.run, &self.state, &self.facts, &self.channel)),
-            Action::Exit(status) => {
-                self.run.release_locks();
-                self.end = Some(status);
-            }
-        }
-    }
-
-    /// A harness that was reaped has a number that may be another's.
-    fn to_harness(&self, number: i32) {
-        if let (Some(harness), None) = (self.facts.harness, self.state.harness) {
-            let _ = process::kill(harness, number);
-        }
-    }
-
-    /// The whole group; in the caller's session that would be the caller's own, so there the leader alone.
-    fn to_harness_group(&self, number: i32) {
-        match (self.facts.harness, self.state.harness, self.policy.session) {
-            (Some(harness), None, Session::New) => {
-                let _ = process::kill_group(harness, number);
-            }
-            _ => self.to_harness(number),
-        }
-    }
-
-    fn signal_harness(&self, number: i32) {
-        match self.run.settings.stop_scope {
-            StopScope::Leader => self.to_harness(number),
-            StopScope::Group => self.to_harness_group(number),
-        }
-    }
-
-    fn to_supervisor(&self, number: i32) {
-        if let Peer::Supervisor(supervisor) = self.peer {
-            let _ = process::kill(supervisor, number);
-        }
-    }
-
-    fn announce_stop(&self, number: i32, grace: Duration) {
-        let Some(harness) = self.facts.harness else { return };
-        let why = match self.state.cause {
-            Some(Cause::Deadline) => {
-                format!("deadline {} reached", duration::exact(self.run.settings.deadline.unwrap_or_default()))
-            }
-            Some(Cause::Signal(asked)) => format!("got {}", signal::name(asked)),
-            Some(Cause::ParentGone) if matches!(self.peer, Peer::Gone) => "the monitor is gone".to_owned(),
-            Some(Cause::ParentGone) => "the caller is gone".to_owned(),
-            Some(Cause::OutputClosed) => "nobody reads the output any more".to_owned(),
-            Some(Cause::SelfDeadlock) => "the harness waits for the lock of its own run".to_owned(),
-            _ => "stopping".to_owned(),
-        };
-        tracing::info!(
-            event = "stop",
-            pid = harness.as_raw(),
-            "{why}: sent {} to pid {harness}, KILL after {}",
-            signal::name(number),
-            duration::exact(grace)
-        );
-    }
-
-    fn warn(&self) {
-        let Some(warning) = self.run.settings.warning else { return };
-        tracing::warn!(event = "deadline-near", "deadline in {}", duration::exact(warning.before));
-        if let Some(number) = warning.signal {
-            self.to_harness(number as i32);
-        }
-    }
-
-    fn give_up_on_survivors(&mut self) {
-        let left = self.tree.descendants();
-        tracing::error!(event = "unkillable", "could not kill: {}", tree::names(&left));
-        self.facts.unkillable = left.iter().map(|process| format!("{} ({})", process.pid, process.name)).collect();
-        // They are known now: nothing later waits for them once more.
-        self.tree.note_all();
-        self.channel.tell(&Message::Swept { killed: 0, unkillable: self.facts.unkillable.clone() });
-    }
-
-    fn start_worker(&mut self) {
-        if self.policy.survivors == Survivors::Leave {
-            // What the harness left stays; what the worker leaves will not.
-            self.tree.note_all();
-        }
-        match self.fork_worker() {
-            Ok((worker, gate)) => {
-                self.worker = Some(worker);
-                self.channel.tell(&Message::WorkerIs { pid: worker.as_raw() });
-                gate.open();
-            }
-            Err(error) => {
-                tracing::error!(event = "teardown-failed", "cannot start the teardown: {error}");
-                self.queue.push_back(Event::WorkerEnded(WorkerEnd::Died));
-            }
-        }
-    }
-
-    fn fork_worker(&mut self) -> std::io::Result<(Pid, Gate)> {
-        let mut gate = Some(Gate::new()?);
-        let forker = getpid();
-        let worker = process::fork(|| {
-            if !gate.take().is_some_and(Gate::wait) {
-                return gate::CLOSED;
-            }
-            teardown::work(&mut self.run, &self.state, &self.facts, &self.channel, forker)
-        })?;
-        let gate = gate.ok_or_else(|| std::io::Error::other("the gate is gone"))?;
-        Ok((worker, gate))
     }
 }
 

@@ -108,8 +108,14 @@ fn say_torn_down(outcome: &Outcome, released: &str, status: u8) {
     let time = duration::show(Duration::from_secs_f64(outcome.elapsed_s.max(0.0)));
     match outcome.result {
         Verdict::Ok => tracing::info!(event = "torn-down", "torn down {names} in {time}{released}; exit {status}"),
-        Verdict::Skipped => {
-            tracing::warn!(event = "teardown-skipped", "nothing torn down: not ours any more{released}; exit {status}")
+        _ if outcome.apps.is_empty() && outcome.result == Verdict::Skipped => {
+            tracing::warn!(
+                event = "teardown-skipped",
+                "nothing torn down: no app is known, the harness must do it itself{released}; exit {status}"
+            );
+        }
+        Verdict::Gone | Verdict::Skipped => {
+            tracing::warn!(event = "teardown-skipped", "nothing torn down{released}; exit {status}")
         }
         Verdict::Timeout => tracing::error!(
             event = "teardown-timeout",

@@ -41,11 +41,13 @@ use crate::guard::report::ReportFile;
 use crate::guard::run::Run;
 use crate::harness::Program;
 use crate::run_state::RunState;
-use crate::settings::{self, Form, RunSettings};
+use crate::settings::{self, Form, RunSettings, Teardown};
 use crate::sys::process::{self, Pid};
 use crate::sys::signal::{self, Delivery, Inherited};
 use crate::sys::time::{self, Alarm};
 use crate::teardown::ResultSlot;
+use crate::teardown::auto::Auto;
+use crate::teardown::runner::Runner;
 use crate::{log, tree};
 
 /// Runs a command under guard; returns the status to exit with.
@@ -121,6 +123,7 @@ fn prepare(
     let program = Program::find(&settings.command, settings.search_path.as_deref())?;
     process::set_subreaper().map_err(Error::system("cannot become a subreaper"))?;
     let noted = existing_children();
+    let auto = find_auto(&settings, &birth.inherited, &delivery, noted.clone())?;
     let monitor = getpid();
     let state = RunState::claim(&settings, monitor)?;
     state.id().as_str().clone_into(run_id);
@@ -145,10 +148,36 @@ fn prepare(
         lock_directory,
         locks,
         state,
+        auto,
         result,
         noted,
         began,
     })
+}
+
+/// The programs of the automatic teardown. A run whose app nobody could tear down is not started.
+fn find_auto(
+    settings: &RunSettings,
+    inherited: &Inherited,
+    delivery: &Delivery,
+    noted: HashSet<Pid>,
+) -> Result<Option<Auto>, Refused> {
+    let Teardown::Auto(asked) = &settings.teardown else { return Ok(None) };
+    let canonical = settings.canonical_abra_dir.as_deref();
+    let auto = Auto::find(asked, settings.search_path.as_deref(), canonical, &settings.lock_dir)?;
+    if auto.has_steps() || settings.apps.is_empty() {
+        return Ok(Some(auto));
+    }
+    let mut runner = Runner::new(delivery, inherited, noted, true).map_err(Error::system("cannot make a timer"))?;
+    match auto.docker_answers(&mut runner, &settings::caller_environment()) {
+        Ok(true) => Ok(Some(auto)),
+        Ok(false) => Err(Refused::Failed(Error::Usage(
+            "no way to tear the app down: there is no abra, and no Docker Swarm manager that answers; start Docker or \
+             install abra, or give --teardown CMD, or --teardown none"
+                .to_owned(),
+        ))),
+        Err(signal) => Err(Refused::Asked(Cause::Signal(signal))),
+    }
 }
 
 /// Forks the supervisor and watches it, to the end of the run.

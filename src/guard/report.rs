@@ -68,7 +68,9 @@ impl From<Option<&Outcome>> for TeardownReport {
             apps: Vec::new(),
             residual: Vec::new(),
         };
-        outcome.map_or(empty, |outcome| TeardownReport {
+        // Nothing was known to be torn down: then nothing was due.
+        let due = outcome.filter(|outcome| outcome.result != Verdict::Skipped || !outcome.apps.is_empty());
+        due.map_or(empty, |outcome| TeardownReport {
             ran: outcome.result != Verdict::Skipped,
             result: Some(outcome.result),
             status: outcome.status,

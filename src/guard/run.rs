@@ -21,6 +21,7 @@ use crate::sys::procfs;
 use crate::sys::signal::Delivery;
 use crate::sys::time;
 use crate::teardown::ResultSlot;
+use crate::teardown::auto::Auto;
 
 /// A run that is about to start, or goes on.
 pub struct Run {
@@ -44,6 +45,8 @@ pub struct Run {
     pub locks: Vec<AppLock>,
     /// The run's id and files.
     pub state: RunState,
+    /// What automatic teardown works with, where that was asked for.
+    pub auto: Option<Auto>,
     /// Where a worker leaves its result.
     pub result: ResultSlot,
     /// Children that the monitor had before it was one, and what descends from them: not ours to kill.

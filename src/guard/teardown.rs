@@ -17,7 +17,7 @@ use crate::settings::Teardown;
 use crate::sys::process::{Ended, Pid};
 use crate::teardown::apps::{self, Noted};
 use crate::teardown::command::{self, Context};
-use crate::teardown::worker::{Step, Target, Worker};
+use crate::teardown::worker::{Target, Work, Worker};
 use crate::teardown::{Outcome, Verdict};
 
 /// The whole life of a worker that `forker` started; returns its exit status.
@@ -35,7 +35,6 @@ pub fn work(run: &mut Run, state: &State, facts: &Facts, channel: &Channel, fork
 
 /// Leaves the result in the run's slot; nothing there means that it failed.
 fn tear_down(run: &mut Run, state: &State, facts: &Facts) {
-    let Teardown::Command(command) = run.settings.teardown.clone() else { return };
     let harness = facts.harness.unwrap_or(run.monitor);
     let Ok(handed) = Handed::new(run.locks.iter()) else { return };
     let context = Context {
@@ -49,17 +48,24 @@ fn tear_down(run: &mut Run, state: &State, facts: &Facts) {
     let directory = run.lock_directory.as_ref().or(opened.as_ref());
     let (mut noted, not_ours) = noted_apps(run, directory, harness);
 
-    let mut locks: Vec<&mut AppLock> = run.locks.iter_mut().chain(noted.iter_mut()).collect();
-    let steps = |app: Option<&AppName>| {
-        vec![Step { argv: command::argv(&command), environment: command::environment(&context, app) }]
+    let (teardown, auto) = (&run.settings.teardown, run.auto.as_ref());
+    let work = |app: Option<&AppName>| {
+        let environment = command::environment(&context, app);
+        match (teardown, auto) {
+            (Teardown::Command(command), _) => Some(Work::Command(command::shell(command, environment))),
+            (Teardown::Auto(_), Some(auto)) => Some(Work::Auto(auto, environment)),
+            _ => None,
+        }
     };
     let mut targets: Vec<Target<'_>> = Vec::new();
-    for lock in locks.drain(..) {
+    for lock in run.locks.iter_mut().chain(noted.iter_mut()) {
         let app = lock.app().clone();
-        targets.push(Target { steps: steps(Some(&app)), app: Some(app), lock: Some(lock) });
+        let Some(work) = work(Some(&app)) else { return };
+        targets.push(Target { app: Some(app), lock: Some(lock), work, look_first: false });
     }
     if targets.is_empty() && not_ours.is_empty() {
-        targets.push(Target { app: None, lock: None, steps: steps(None) });
+        let Some(work) = work(None) else { return };
+        targets.push(Target { app: None, lock: None, work, look_first: false });
     }
     let limit = run.settings.teardown_timeout;
     if let Ok(mut worker) = Worker::become_worker(&run.delivery, &run.birth.inherited, directory, limit, &run.result) {
@@ -84,7 +90,7 @@ fn noted_apps(run: &Run, directory: Option<&LockDirectory>, harness: Pid) -> (Ve
                 continue;
             }
         };
-        match apps::take(directory, &app, &run.settings.allow_list) {
+        match apps::take(directory, &app, &run.settings.allow_list, run.auto.is_some()) {
             Noted::Ours(lock) => ours.push(lock),
             Noted::LeftAlone(why) => {
                 tracing::warn!(event = "noted-app-left", app = app.as_str(), "left {app} alone: it {why}");

@@ -95,14 +95,14 @@ pub fn handed_down(directory: &LockDirectory, app: &AppName, handed: &[HandedLoc
     let id = directory.identity(app)?;
     let file =
         ours.filter(|handed| handed.id == id.to_string()).find_map(|handed| shared_description(handed.fd?, id))?;
-    Some(AppLock { app: app.clone(), path: directory.file(app), id, hold: Hold::Borrowed(file) })
+    Some(AppLock { app: app.clone(), path: directory.file(app), id, hold: Hold::Borrowed(file), created: false })
 }
 
 /// The lock that somebody holds, if that is an ancestor of ours. Looked for only then: it takes a while.
 pub fn held_by_ancestor(candidate: &Candidate) -> Option<AppLock> {
     let Candidate { app, path, id, .. } = candidate;
     let held = procfs::ancestors().into_iter().any(|pid| procfs::holds_flock(pid, *id));
-    held.then(|| AppLock { app: app.clone(), path: path.clone(), id: *id, hold: Hold::Ancestor })
+    held.then(|| AppLock { app: app.clone(), path: path.clone(), id: *id, hold: Hold::Ancestor, created: false })
 }
 
 fn shared_description(number: i32, id: FileId) -> Option<File> {

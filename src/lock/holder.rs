@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::duration;
 use crate::sys::process::Pid;
-use crate::sys::procfs::{self, FileId};
+use crate::sys::procfs;
 
 /// Longest part of a command line that is written or shown.
 const COMMAND_MAX: usize = 200;
@@ -27,6 +27,9 @@ pub struct HolderLine {
     pub command: String,
     /// Seconds since 1970 when the deadline passes, if the run has one and its harness is about to start.
     pub deadline_at: Option<u64>,
+    /// It is no run, but a janitor that tears the app down.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub teardown: bool,
 }
 
 impl HolderLine {
@@ -34,7 +37,7 @@ impl HolderLine {
     pub fn new(pid: Pid, run_id: &str, command: &[std::ffi::OsString]) -> Self {
         let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
         let command = words.join(" ").chars().take(COMMAND_MAX).collect();
-        HolderLine { pid: pid.as_raw(), run_id: run_id.to_owned(), command, deadline_at: None }
+        HolderLine { pid: pid.as_raw(), run_id: run_id.to_owned(), command, deadline_at: None, teardown: false }
     }
 
     pub(super) fn to_json(&self) -> String {
@@ -42,6 +45,13 @@ impl HolderLine {
         line.push('\n');
         line
     }
+}
+
+/// The line in an open lock file, whoever wrote it.
+pub fn read_line(file: &File) -> Option<HolderLine> {
+    let mut buffer = [0; 4096];
+    let length = file.read_at(&mut buffer, 0).unwrap_or(0);
+    serde_json::from_slice(buffer[..length].split(|&byte| byte == b'\n').next().unwrap_or_default()).ok()
 }
 
 /// What can be told of a holder.
@@ -56,19 +66,12 @@ pub struct Holder {
 }
 
 /// Looks at a lock that another holds.
-pub(super) fn look(file: &File, id: FileId) -> Holder {
-    let mut buffer = [0; 4096];
-    let length = file.read_at(&mut buffer, 0).unwrap_or(0);
-    let first = buffer[..length].split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let line: Option<HolderLine> = serde_json::from_slice(first).ok();
-    let taker = procfs::flock_taker(id).map(Pid::as_raw);
+pub(super) fn look(file: &File, modified: Option<SystemTime>, taker: Option<Pid>) -> Holder {
+    let line = read_line(file);
+    let taker = taker.map(Pid::as_raw);
     // A line that somebody else left says nothing of this holder (a Python harness writes none).
     let line = line.filter(|line| taker.is_none_or(|pid| pid == line.pid));
-    let held_for = file
-        .metadata()
-        .and_then(|metadata| metadata.modified())
-        .ok()
-        .and_then(|since| SystemTime::now().duration_since(since).ok());
+    let held_for = modified.and_then(|since| SystemTime::now().duration_since(since).ok());
     Holder { pid: taker.or(line.as_ref().map(|line| line.pid)), line, held_for }
 }
 

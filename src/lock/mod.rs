@@ -29,7 +29,7 @@ use crate::lock::holder::HolderLine;
 use crate::lock::path::LockDirectory;
 use crate::settings;
 use crate::sys::fd;
-use crate::sys::procfs::{self, FileId};
+use crate::sys::procfs::{self, FileId, LockTable};
 
 /// A held lock.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub struct AppLock {
     path: PathBuf,
     id: FileId,
     hold: Hold,
+    /// The file was made by the attempt that took it.
+    created: bool,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,9 @@ pub struct Candidate {
     path: PathBuf,
     id: FileId,
     file: File,
+    /// When its line was last written, at the time of opening.
+    modified: Option<SystemTime>,
+    created: bool,
 }
 
 /// Does the lock still protect the app?
@@ -85,7 +90,7 @@ pub enum StillOurs {
 /// When the file can't be opened or isn't what a lock file must be.
 pub fn try_acquire(directory: &LockDirectory, app: &AppName) -> Result<Attempt, Error> {
     loop {
-        let candidate = directory.open(app)?;
+        let Some(candidate) = directory.open(app, true)? else { continue };
         match candidate.file.try_lock() {
             Ok(()) => {
                 if let Some(lock) = candidate.into_lock(directory) {
@@ -93,6 +98,25 @@ pub fn try_acquire(directory: &LockDirectory, app: &AppName) -> Result<Attempt, 
                 }
             }
             Err(TryLockError::WouldBlock) => return Ok(Attempt::Held(candidate)),
+            Err(TryLockError::Error(error)) => return Err(cannot_lock(&candidate.path, &error)),
+        }
+    }
+}
+
+/// Tries to take the lock of an app that has a lock file, and makes none; `None`: it has none.
+///
+/// # Errors
+/// See [`try_acquire`].
+pub fn try_acquire_existing(directory: &LockDirectory, app: &AppName) -> Result<Option<Attempt>, Error> {
+    loop {
+        let Some(candidate) = directory.open(app, false)? else { return Ok(None) };
+        match candidate.file.try_lock() {
+            Ok(()) => {
+                if let Some(lock) = candidate.into_lock(directory) {
+                    return Ok(Some(Attempt::Acquired(lock)));
+                }
+            }
+            Err(TryLockError::WouldBlock) => return Ok(Some(Attempt::Held(candidate))),
             Err(TryLockError::Error(error)) => return Err(cannot_lock(&candidate.path, &error)),
         }
     }
@@ -111,14 +135,19 @@ impl Candidate {
         if directory.identity(&self.app) != Some(self.id) && !settings::test_switch("CCCI_TEST_NO_INODE_CHECK") {
             return None;
         }
-        // How long a lock has been held is told from this, also by programs that don't read the line.
-        let _ = self.file.set_modified(SystemTime::now());
-        Some(AppLock { app: self.app, path: self.path, id: self.id, hold: Hold::Own(self.file) })
+        let Candidate { app, path, id, file, created, .. } = self;
+        Some(AppLock { app, path, id, hold: Hold::Own(file), created })
     }
 
     /// Who holds it, for people.
     pub fn holder(&self) -> holder::Holder {
-        holder::look(&self.file, self.id)
+        let modified = self.file.metadata().and_then(|metadata| metadata.modified()).ok();
+        holder::look(&self.file, modified, procfs::flock_taker(self.id))
+    }
+
+    /// The same, for one of many: who took which lock was read before.
+    pub fn holder_in(&self, table: &LockTable) -> holder::Holder {
+        holder::look(&self.file, self.modified, table.taker(self.id))
     }
 
     /// The app it is the lock of.
@@ -161,7 +190,18 @@ impl AppLock {
             // Cut to length after the write, not to nothing before it: ext4 writes a file that was emptied to disk
             // when it is closed (auto_da_alloc, ext4(5)), and would have every run wait for that.
             let line = line.to_json();
-            let _ = file.write_all_at(line.as_bytes(), 0).and_then(|()| file.set_len(line.len() as u64));
+            let written = file.write_all_at(line.as_bytes(), 0).and_then(|()| file.set_len(line.len() as u64));
+            if written.is_err() {
+                self.mark_taken();
+            }
+        }
+    }
+
+    /// Says that the lock was taken now, where no line is written: how long a lock has been held is told from the
+    /// file's modification time.
+    pub fn mark_taken(&self) {
+        if let Hold::Own(file) = &self.hold {
+            let _ = file.set_modified(SystemTime::now());
         }
     }
 
@@ -171,6 +211,17 @@ impl AppLock {
     /// EMFILE of fcntl(2).
     pub fn duplicate(&self) -> io::Result<Option<OwnedFd>> {
         self.file().map(|file| fd::duplicate_above(file, fd::HANDED_OVER)).transpose()
+    }
+
+    /// Did taking this lock make its file?
+    pub fn made_its_file(&self) -> bool {
+        self.created
+    }
+
+    /// Removes the lock file, under the lock: whoever waits on it finds, once it has it, that it is not the one
+    /// that the name stands for. Never done by a run.
+    pub fn unlink(&self, directory: &LockDirectory) {
+        directory.unlink(&self.app, self.id);
     }
 
     /// Frees the lock, also where a forgotten process still has the description open.

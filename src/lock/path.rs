@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::sys::statfs::{FsType, fstatfs};
-use nix::unistd::geteuid;
+use nix::unistd::{Uid, UnlinkatFlags, geteuid, unlinkat};
 
 use crate::app::AppName;
 use crate::error::Error;
@@ -36,6 +37,7 @@ const NETWORK_FILE_SYSTEMS: [(FsType, &str); 8] = [
 #[derive(Debug)]
 pub struct LockDirectory {
     fd: OwnedFd,
+    user: Uid,
     path: PathBuf,
 }
 
@@ -57,11 +59,31 @@ impl LockDirectory {
             other => other,
         }
         .map_err(|error| problem(format!("can't be opened: {}", describe(&error))))?;
+        LockDirectory::checked(fd, path)
+    }
+
+    /// Opens the directory as it is; `None` where there is none.
+    ///
+    /// # Errors
+    /// See [`Self::open_or_create`].
+    pub fn open_existing(path: &Path) -> Result<Option<Self>, Error> {
+        match fd::directory(path) {
+            Ok(fd) => LockDirectory::checked(fd, path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::LockDirectory {
+                path: path.to_owned(),
+                problem: format!("can't be opened: {}", describe(&error)),
+            }),
+        }
+    }
+
+    fn checked(fd: OwnedFd, path: &Path) -> Result<Self, Error> {
+        let problem = |problem: String| Error::LockDirectory { path: path.to_owned(), problem };
         let kind = fstatfs(&fd).map(|stat| stat.filesystem_type());
         if let Some((_, name)) = NETWORK_FILE_SYSTEMS.iter().find(|(known, _)| kind.as_ref() == Ok(known)) {
             return Err(problem(format!("is on {name}, where a lock may not exclude other hosts and may get lost")));
         }
-        Ok(LockDirectory { fd, path: path.to_owned() })
+        Ok(LockDirectory { fd, user: geteuid(), path: path.to_owned() })
     }
 
     /// The lock file of an app.
@@ -75,11 +97,27 @@ impl LockDirectory {
         Some(FileId { device: stat.st_dev, inode: stat.st_ino })
     }
 
-    /// Opens the app's lock file, making it (0600) where it is missing. Nothing is ever truncated.
-    pub(super) fn open(&self, app: &AppName) -> Result<Candidate, Error> {
+    /// Removes the app's lock file, if it still is this one. Only for who holds its lock.
+    pub(super) fn unlink(&self, app: &AppName, id: FileId) {
+        if self.identity(app) == Some(id) {
+            let _ = unlinkat(&self.fd, file_name(app).as_str(), UnlinkatFlags::NoRemoveDir);
+        }
+    }
+
+    /// The path of an app's lock file as `/proc` shows it: without symbolic links on the way.
+    pub fn real_file(&self, app: &AppName) -> PathBuf {
+        self.path.canonicalize().unwrap_or_else(|_| self.path.clone()).join(file_name(app))
+    }
+
+    /// Opens the app's lock file, making it (0600) where it is missing and `create` says so; `None`: it is missing.
+    /// Nothing is ever truncated.
+    pub(super) fn open(&self, app: &AppName, create: bool) -> Result<Option<Candidate>, Error> {
         let path = self.file(app);
         loop {
-            let file = self.open_once(app).map_err(|errno| self.open_error(&path, errno))?;
+            let (file, created) = match self.open_once(app, create) {
+                Err(Errno::ENOENT) if !create => return Ok(None),
+                opened => opened.map_err(|errno| self.open_error(&path, errno))?,
+            };
             let metadata = file
                 .metadata()
                 .map_err(|error| Error::LockFile { path: path.clone(), problem: format!("can't be read: {error}") })?;
@@ -87,15 +125,17 @@ impl LockDirectory {
                 // A janitor unlinked it after we had opened it.
                 continue;
             }
-            if let Some(problem) = unfit(&metadata) {
+            if let Some(problem) = unfit(&metadata, self.user) {
                 return Err(Error::LockFile { path, problem });
             }
             let id = FileId { device: metadata.dev(), inode: metadata.ino() };
-            return Ok(Candidate { app: app.clone(), path, id, file });
+            let modified = metadata.modified().ok();
+            return Ok(Some(Candidate { app: app.clone(), path, id, file, modified, created }));
         }
     }
 
-    fn open_once(&self, app: &AppName) -> Result<File, Errno> {
+    /// The file, and whether it was made.
+    fn open_once(&self, app: &AppName, create: bool) -> Result<(File, bool), Errno> {
         let name = file_name(app);
         // O_NONBLOCK: a FIFO or a device in its place must not hold us up.
         let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
@@ -103,13 +143,13 @@ impl LockDirectory {
             // Without O_CREAT first: fs.protected_regular denies O_CREAT on another user's file in a sticky
             // directory even to root (proc_sys_fs(5)).
             match openat(&self.fd, name.as_str(), flags, Mode::empty()) {
-                Err(Errno::ENOENT) => {}
-                other => return other.map(File::from),
+                Err(Errno::ENOENT) if create => {}
+                other => return other.map(|fd| (File::from(fd), false)),
             }
             let create = flags | OFlag::O_CREAT | OFlag::O_EXCL;
             match openat(&self.fd, name.as_str(), create, Mode::S_IRUSR | Mode::S_IWUSR) {
                 Err(Errno::EEXIST) => {}
-                other => return other.map(File::from),
+                other => return other.map(|fd| (File::from(fd), true)),
             }
         }
     }
@@ -135,6 +175,12 @@ impl LockDirectory {
     }
 }
 
+/// The name that a file in the lock directory stands for, if it is a lock file; it may be no domain.
+pub fn app_of(file_name: &OsStr) -> Option<String> {
+    let name = file_name.to_string_lossy();
+    Some(name.strip_prefix("cc-ci-app-")?.strip_suffix(".lock")?.to_owned())
+}
+
 fn describe(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), |raw| Errno::from_raw(raw).desc().to_owned())
 }
@@ -145,7 +191,7 @@ fn file_name(app: &AppName) -> String {
 }
 
 /// Why this can't serve as a lock file, if it can't.
-fn unfit(metadata: &std::fs::Metadata) -> Option<String> {
+fn unfit(metadata: &std::fs::Metadata, user: Uid) -> Option<String> {
     let kind = metadata.file_type();
     let what = if kind.is_fifo() {
         "is a FIFO, which a lock file may not be; remove it"
@@ -155,7 +201,7 @@ fn unfit(metadata: &std::fs::Metadata) -> Option<String> {
         "is a device, which a lock file may not be; remove it"
     } else if metadata.nlink() > 1 {
         "has several hard links, so that another file would be changed with it; remove it"
-    } else if !geteuid().is_root() && metadata.uid() != 0 && metadata.uid() != geteuid().as_raw() {
+    } else if !user.is_root() && metadata.uid() != 0 && metadata.uid() != user.as_raw() {
         "belongs to another user; run as its owner, or set CCCI_APP_LOCK_DIR"
     } else {
         return None;

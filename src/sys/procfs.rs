@@ -155,6 +155,34 @@ pub fn may_wait_for_lock(pid: Pid) -> bool {
     })
 }
 
+/// The processes that hold a flock on a *removed* file of this path, with the descriptor; and whether all processes
+/// let themselves be looked at (that takes CAP_SYS_PTRACE for those of other users).
+pub fn holders_of_removed(path: &std::path::Path) -> (Vec<(Pid, i32)>, bool) {
+    let mut removed = path.as_os_str().to_owned();
+    removed.push(" (deleted)");
+    let (mut found, mut saw_all) = (Vec::new(), true);
+    let Ok(processes) = fs::read_dir("/proc") else { return (found, false) };
+    for pid in processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+        let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
+            Ok(descriptors) => descriptors,
+            Err(error) => {
+                saw_all &= error.kind() != std::io::ErrorKind::PermissionDenied;
+                continue;
+            }
+        };
+        for descriptor in descriptors.flatten() {
+            let number = descriptor.file_name().to_str().and_then(|number| number.parse().ok());
+            if fs::read_link(descriptor.path()).is_ok_and(|target| target.as_os_str() == removed)
+                && let Some(number) = number
+                && shows_flock(&pid.to_string(), number) == Some(true)
+            {
+                found.push((Pid::from_raw(pid), number));
+            }
+        }
+    }
+    (found, saw_all)
+}
+
 /// The processes that wait for a flock on `file`, from `/proc/locks` (the lines with `->`).
 pub fn flock_waiters(file: FileId) -> Vec<Pid> {
     lock_lines(file).into_iter().filter(|(waits, _)| *waits).map(|(_, pid)| pid).collect()
@@ -166,20 +194,50 @@ pub fn flock_taker(file: FileId) -> Option<Pid> {
     lock_lines(file).into_iter().find(|(waits, pid)| !waits && pid.as_raw() > 0).map(|(_, pid)| pid)
 }
 
+/// Who took which flock, read once for many files: `/proc/locks` lists those of the whole host.
+#[derive(Debug, Default)]
+pub struct LockTable {
+    takers: HashMap<String, Pid>,
+}
+
+impl LockTable {
+    /// Reads it.
+    pub fn read() -> Self {
+        let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+        let takers = locks.lines().filter_map(parse_lock_line).filter(|line| !line.waits && line.pid.as_raw() > 0);
+        LockTable { takers: takers.map(|line| (line.file.to_owned(), line.pid)).collect() }
+    }
+
+    /// Who took the flock on `file`.
+    pub fn taker(&self, file: FileId) -> Option<Pid> {
+        self.takers.get(&file.in_lock_line()).copied()
+    }
+}
+
 /// The flock lines of `file` in `/proc/locks`: whether it waits, and who.
 fn lock_lines(file: FileId) -> Vec<(bool, Pid)> {
-    // `1: FLOCK ADVISORY WRITE 4242 fe:00:1234 0 EOF`, with `->` before FLOCK for one that waits.
     let wanted = file.in_lock_line();
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let parse = |line: &str| {
-        let mut fields: Vec<&str> = line.split_whitespace().skip(1).collect();
-        let waits = fields.first() == Some(&"->");
-        fields.retain(|field| *field != "->");
-        (fields.first() == Some(&"FLOCK") && fields.get(4) == Some(&wanted.as_str()))
-            .then(|| fields.get(3)?.parse().ok().map(|pid| (waits, Pid::from_raw(pid))))
-            .flatten()
-    };
-    locks.lines().filter_map(parse).collect()
+    let lines = locks.lines().filter_map(parse_lock_line).filter(|line| line.file == wanted);
+    lines.map(|line| (line.waits, line.pid)).collect()
+}
+
+/// A flock line of `/proc/locks`.
+struct LockLine<'a> {
+    waits: bool,
+    pid: Pid,
+    file: &'a str,
+}
+
+/// `1: FLOCK ADVISORY WRITE 4242 fe:00:1234 0 EOF`, with `->` before FLOCK for one that waits.
+fn parse_lock_line(line: &str) -> Option<LockLine<'_>> {
+    let mut fields: Vec<&str> = line.split_whitespace().skip(1).collect();
+    let waits = fields.first() == Some(&"->");
+    fields.retain(|field| *field != "->");
+    if fields.first() != Some(&"FLOCK") {
+        return None;
+    }
+    Some(LockLine { waits, pid: Pid::from_raw(fields.get(3)?.parse().ok()?), file: fields.get(4)? })
 }
 
 #[cfg(test)]

@@ -17,6 +17,16 @@ pub fn since_epoch() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
+/// Lets this much time pass; signals are delivered meanwhile.
+pub fn pause(delay: Duration) {
+    let until = now() + delay;
+    let Ok(mut alarm) = Alarm::new() else { return };
+    alarm.set(Some(until));
+    while now() < until {
+        super::fd::wait(&[alarm.as_fd()]);
+    }
+}
+
 /// One alarm clock as a descriptor (timerfd_create(2)), set to a moment of [`now`].
 pub struct Alarm {
     timer: TimerFd,

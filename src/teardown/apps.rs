@@ -36,18 +36,23 @@ pub fn read_noted(file: &Path) -> Vec<Result<AppName, (String, String)>> {
 }
 
 /// Takes the lock of a noted app, which the dead harness may have held itself.
-pub fn take(directory: Option<&LockDirectory>, app: &AppName, allowed: &AllowList) -> Noted {
+///
+/// `auto`: what is torn down automatically needs an allow-list that admits it.
+pub fn take(directory: Option<&LockDirectory>, app: &AppName, allowed: &AllowList, auto: bool) -> Noted {
     if allowed.protects(app) {
         return Noted::LeftAlone("is protected".to_owned());
     }
-    if allowed.is_given() && !allowed.admits(app) {
+    if (allowed.is_given() || auto) && !allowed.admits(app) {
         return Noted::LeftAlone("is not admitted by --zone or --run-app-re".to_owned());
     }
     let Some(directory) = directory else {
         return Noted::LeftAlone("has no lock: the lock directory can't be opened".to_owned());
     };
     match lock::try_acquire(directory, app) {
-        Ok(Attempt::Acquired(lock)) => Noted::Ours(lock),
+        Ok(Attempt::Acquired(lock)) => {
+            lock.mark_taken();
+            Noted::Ours(lock)
+        }
         Ok(Attempt::Held(candidate)) => Noted::LeftAlone(format!("is another run's ({})", candidate.holder())),
         Err(error) => Noted::LeftAlone(format!("has no usable lock: {error}")),
     }

@@ -2,12 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::{CString, OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use crate::app::AppName;
 use crate::settings;
+use crate::teardown::runner::Command;
 
 /// What a teardown command is told, beside what the harness was.
 #[derive(Clone, Debug)]
@@ -23,9 +23,8 @@ pub struct Context {
 }
 
 /// `/bin/sh -c COMMAND`
-pub fn argv(command: &OsStr) -> Vec<CString> {
-    let word = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
-    vec![word(b"/bin/sh"), word(b"-c"), word(command.as_bytes())]
+pub fn shell(command: &OsStr, environment: Vec<(OsString, OsString)>) -> Command {
+    Command { argv: vec!["/bin/sh".into(), "-c".into(), command.to_owned()], environment }
 }
 
 /// The environment of a teardown command for this app.

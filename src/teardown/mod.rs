@@ -6,7 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod apps;
+pub mod auto;
 pub mod command;
+pub mod inventory;
+pub mod runner;
+pub mod swarm;
 pub mod worker;
 
 use std::fs::File;
@@ -21,6 +25,8 @@ use crate::sys::process::{Ended, Pid};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
+    /// There was nothing of it.
+    Gone,
     /// It was due, but the app is not ours any more.
     Skipped,
     /// Nothing is left.
@@ -66,6 +72,46 @@ impl Outcome {
     }
 }
 
+/// What one app's teardown came to, in full.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AppEnd {
+    /// The verdict.
+    pub result: Verdict,
+    /// The exit status of a command as teardown.
+    pub status: Option<i32>,
+    /// One line for people.
+    pub why: String,
+    /// What is left.
+    pub residual: Vec<String>,
+    /// What was run.
+    pub steps: Vec<StepReport>,
+}
+
+/// One command that a teardown ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Its exit status (128+n for a signal); none where it had none.
+    pub status: Option<i32>,
+    /// Milliseconds.
+    pub ms: u64,
+}
+
+impl AppEnd {
+    /// Of a teardown by command, which is judged by its status.
+    pub fn of_command(result: Verdict, status: Option<i32>) -> Self {
+        let why = match (result, status) {
+            (Verdict::Ok, _) => "torn down".to_owned(),
+            (Verdict::Timeout, _) => "ran into its limit".to_owned(),
+            (Verdict::Skipped, _) => "not ours any more".to_owned(),
+            (_, Some(status)) => format!("the teardown failed with status {status}"),
+            (_, None) => "the teardown could not be run".to_owned(),
+        };
+        AppEnd { result, status, why, residual: Vec::new(), steps: Vec::new() }
+    }
+}
+
 /// One line of a worker's diary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Progress {
@@ -83,9 +129,7 @@ pub enum Progress {
         /// The app.
         app: Option<String>,
         /// What it came to.
-        result: Verdict,
-        /// The exit status of what was run.
-        status: Option<i32>,
+        end: AppEnd,
     },
     /// All have.
     Done {
@@ -101,16 +145,19 @@ impl Progress {
     /// once more.
     pub fn concluded(app: Option<String>, last: bool, how: Ended) -> Option<Progress> {
         match how {
-            Ended::Code(0) if last => Some(Progress::App { app, result: Verdict::Ok, status: Some(0) }),
+            Ended::Code(0) if last => Some(Progress::App { app, end: AppEnd::of_command(Verdict::Ok, Some(0)) }),
             Ended::Code(0) => None,
             _ if killed_from_outside(how) => None,
-            _ => Some(Progress::App { app, result: Verdict::Failed, status: Some(how.as_shell_status()) }),
+            _ => {
+                let status = how.as_shell_status();
+                Some(Progress::App { app, end: AppEnd::of_command(Verdict::Failed, Some(status)) })
+            }
         }
     }
 }
 
 /// Ended by a signal that asks or forces, or by a shell's word for one.
-fn killed_from_outside(how: Ended) -> bool {
+pub fn killed_from_outside(how: Ended) -> bool {
     let asks = |number| matches!(number, SIGTERM | SIGINT | SIGHUP | SIGKILL);
     match how {
         Ended::Signal(number) => asks(number),
@@ -152,6 +199,14 @@ impl ResultSlot {
         text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
     }
 
+    /// What this app's teardown came to, as last noted.
+    pub fn end_of(&self, name: &str) -> Option<AppEnd> {
+        self.progress().into_iter().rev().find_map(|entry| match entry {
+            Progress::App { app, end } if app.as_deref() == Some(name) => Some(end),
+            _ => None,
+        })
+    }
+
     /// The step that was under way when a worker died, if it has left one: its process, app, and whether it was
     /// the last one for it.
     pub fn step_under_way(&self) -> Option<(Pid, Option<String>, bool)> {
@@ -171,13 +226,14 @@ impl ResultSlot {
         })?;
         let mut outcome = Outcome { result: Verdict::Skipped, elapsed_s, ..Outcome::failed() };
         for entry in progress {
-            let Progress::App { app, result, status } = entry else { continue };
-            outcome.result = outcome.result.max(result);
+            let Progress::App { app, end } = entry else { continue };
+            outcome.result = outcome.result.max(end.result);
             outcome.status = match outcome.status {
-                Some(0) | None => status.or(outcome.status),
+                Some(0) | None => end.status.or(outcome.status),
                 first => first,
             };
-            outcome.apps.extend(app.map(|app| AppOutcome { app, result, residual: Vec::new() }));
+            outcome.residual.extend(end.residual.iter().cloned());
+            outcome.apps.extend(app.map(|app| AppOutcome { app, result: end.result, residual: end.residual }));
         }
         Some(outcome)
     }

@@ -89,7 +89,7 @@ fn an_open_output_does_not_stop_the_run() {
 /// A socket as stdout may have something to read for the harness: the guard, which waits for its end, must neither take
 /// that for the end nor spin on it.
 ///
-/// Seen failing when outputs were polled for reading: the supervisor used all of a processor.
+/// Seen failing when outputs were polled for reading: 141.
 #[test]
 fn a_socket_with_something_to_read_is_no_closed_output() {
     use std::io::Write;

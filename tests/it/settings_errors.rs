@@ -81,8 +81,8 @@ const ROWS: &[Row] = &[
     row!("--survivors", "CCCI_SURVIVORS", "leave", &["maybe"], &[], true),
     row!("--teardown-on", "CCCI_TEARDOWN_ON", "always", &["never"], &["--teardown", "true"], true),
     row!("--teardown-timeout", "CCCI_TEARDOWN_TIMEOUT", "5m", DURATIONS, &["--teardown", "true"], true),
-    row!("--zone", "CCCI_ZONE", "ci.example.net", &["UPPER.net", "a b", "../x"], &["--teardown", "true"], false),
-    row!("--run-app-re", "CCCI_RUN_APP_RE", "a.*", &["(", ".*", "a|"], &["--teardown", "true"], false),
+    row!("--zone", "CCCI_ZONE", "ci.example.net", &["UPPER.net", "a b", "../x"], &["--teardown", "true"], true),
+    row!("--run-app-re", "CCCI_RUN_APP_RE", "a.*", &["(", ".*", "a|"], &["--teardown", "true"], true),
     row!("--lock-timeout", "CCCI_LOCK_TIMEOUT", "5m", DURATIONS),
     row!("--run-id", "CCCI_RUN_ID", "a.b_c-1", &[".", "..", "a/b", "a b", "ü", "a\nb"]),
     row!("--session", "CCCI_SESSION", "keep", &["other", "NEW"]),
@@ -378,11 +378,9 @@ fn the_variable_alone_counts() {
 }
 
 /// Parts of the program that come later refuse; they must not pretend.
-/// Fails with `auto` treated as `none`.
+/// Fails with `auto` treated as `inherit`.
 #[test]
 fn what_is_not_built_yet_says_so() {
     let sandbox = Sandbox::new();
-    let auto = sandbox.run().app().args(["--zone", "ci.example.net"]);
-    refused(&sandbox, "auto", auto, &["not built yet"]);
     refused(&sandbox, "abra dir", sandbox.run().args(["--abra-dir", "auto"]), &["not built yet"]);
 }

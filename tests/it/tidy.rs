@@ -24,7 +24,7 @@ const LAYERS: [&[&str]; 6] = [
     &["lib", "guard", "janitor", "locks", "doctor"],
     &["teardown", "harness", "abra_dir", "run_state", "tree", "gate", "interpreter"],
     &["lock"],
-    &["allow_list", "cli", "settings"],
+    &["allow_list", "cli", "settings", "stack"],
     &["app", "duration", "error", "exit_status", "log", "build"],
     &["sys"],
 ];

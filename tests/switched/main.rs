@@ -12,6 +12,7 @@
 )]
 
 mod inode_check;
+mod janitor_against_guards;
 #[path = "../it/lock_holder.rs"]
 mod lock_holder;
 mod self_deadlock;

@@ -3,21 +3,26 @@
 //! Nothing in here uses the product's own code, so that a fault of the product can't hide itself.
 #![allow(dead_code, unused_imports, reason = "a helper may be used by one suite only")]
 
+mod apps;
 mod guard;
 mod lock;
 mod process;
 mod processes;
 mod pty;
 mod sandbox;
+mod storm;
+pub mod stubs;
 mod teardown;
 mod time;
 
+pub use apps::Apps;
 pub use guard::{Guard, Output};
 pub use lock::{FileLock, held, lock_is_free};
 pub use process::{Exit, Proc};
 pub use processes::{Process, alive, children, marked, process, stopped};
 pub use pty::Pty;
 pub use sandbox::Sandbox;
+pub use storm::{Storm, storm};
 pub use teardown::Teardown;
 pub use time::{Random, eventually, full, need, python, rounds, within};
 

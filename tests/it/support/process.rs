@@ -79,6 +79,7 @@ impl Proc {
         let start = Instant::now();
         loop {
             if let Some(exit) = self.try_wait() {
+                self.drain();
                 return exit;
             }
             if start.elapsed() > limit {
@@ -86,6 +87,15 @@ impl Proc {
                 panic!("not ended within {limit:?}; alive: {tree:#?}; its stderr:\n{}", self.stderr());
             }
             std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What it wrote before its end is in the pipes, but perhaps not with us yet. Somebody else may keep them open:
+    /// then this is as much as there is to wait for.
+    fn drain(&self) {
+        let start = Instant::now();
+        while !(self.stdout.ended() && self.stderr.ended()) && start.elapsed() < Duration::from_millis(300) {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
