@@ -51,7 +51,13 @@ impl Bench {
         Contender { name, prefix, lock: None, home: self.path("home") }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// The program that is measured.
+    pub fn guard(&self) -> &Path {
+        &self.guard
+    }
+
+    /// A place on the tmpfs that goes away with this.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 

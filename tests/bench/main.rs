@@ -15,6 +15,8 @@
 mod contender;
 mod kernel;
 mod options;
+mod orphans;
+mod probing;
 mod proc;
 mod resident;
 mod start_up;
@@ -53,6 +55,12 @@ fn main() {
     }
     if options.wants("tree") {
         whole_tree::measure(&bench, &options);
+    }
+    if options.wants("locks") {
+        probing::measure(&bench, &options);
+    }
+    if options.wants("stacks") {
+        orphans::measure(&bench, &options);
     }
     if options.wants("idle") {
         resident::measure_wakeups(&bench, &options);

@@ -1,7 +1,7 @@
 //! The counts of the benchmark, by flag.
 
-pub const USAGE: &str = "usage: tests/bench/run [--markdown] [--only start|resident|stop|tree|idle] [--runs N] [--stops N] \
-                         [--trees N] [--descendants N] [--idle SECONDS]";
+pub const USAGE: &str = "usage: tests/bench/run [--markdown] [--only start|resident|stop|tree|locks|stacks|idle] [--runs N] \
+                         [--stops N] [--trees N] [--descendants N] [--locks N] [--stacks N] [--jobs N] [--idle SECONDS]";
 
 pub struct Options {
     pub markdown: bool,
@@ -14,14 +14,30 @@ pub struct Options {
     pub trees: usize,
     /// Processes in one tree.
     pub descendants: usize,
+    /// Lock files in one round of the janitor.
+    pub locks: usize,
+    /// Orphan stacks on the Swarm. The shell loop needs about 7 s for each.
+    pub stacks: usize,
+    /// Teardowns that the janitor does at a time.
+    pub jobs: usize,
     /// Length of the idle watch, in seconds.
     pub idle: u64,
 }
 
 impl Options {
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut options =
-            Self { markdown: false, only: None, runs: 300, stops: 60, trees: 7, descendants: 1000, idle: 60 };
+        let mut options = Self {
+            markdown: false,
+            only: None,
+            runs: 300,
+            stops: 60,
+            trees: 7,
+            descendants: 1000,
+            locks: 10_000,
+            stacks: 20,
+            jobs: 16,
+            idle: 60,
+        };
         while let Some(flag) = arguments.next() {
             let mut number = || -> Result<usize, String> {
                 let value = arguments.next().ok_or_else(|| format!("{flag} needs a number"))?;
@@ -38,9 +54,12 @@ impl Options {
                 "--stops" => options.stops = number()?,
                 "--trees" => options.trees = number()?,
                 "--descendants" => options.descendants = number()?,
+                "--locks" => options.locks = number()?,
+                "--stacks" => options.stacks = number()?,
+                "--jobs" => options.jobs = number()?,
                 "--idle" => options.idle = u64::try_from(number()?).map_err(|error| error.to_string())?,
                 "--only" => match arguments.next().as_deref() {
-                    Some(part @ ("start" | "resident" | "stop" | "tree" | "idle")) => {
+                    Some(part @ ("start" | "resident" | "stop" | "tree" | "locks" | "stacks" | "idle")) => {
                         options.only = Some(part.to_owned())
                     }
                     other => return Err(format!("--only {}: no such part", other.unwrap_or(""))),
