@@ -7,6 +7,8 @@ use std::ffi::OsString;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::settings;
+
 /// The usage line of the forms that run a command.
 pub const RUN_USAGE: &str = "ccci-guard [run] [OPTIONS] -- COMMAND [ARG…]";
 
@@ -26,6 +28,27 @@ pub struct Cli {
     /// The bare form.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+/// The options of one run form alone.
+#[derive(Debug, Parser)]
+#[command(disable_help_flag = true)]
+struct RunOnly {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// The common case, `run` or `exec` without a fault, without building the options of all other forms: that takes
+/// three times as long, at each start of each run. `None`: [`Cli`] has to say what these words are.
+pub fn parse_run(words: &[OsString]) -> Option<(settings::Form, RunArgs)> {
+    let (form, named) = match words.get(1)?.to_str()? {
+        "run" => (settings::Form::Run, true),
+        "exec" => (settings::Form::Exec, true),
+        option if option.starts_with('-') => (settings::Form::Run, false),
+        _ => return None,
+    };
+    let words = words.iter().take(1).chain(words.iter().skip(1 + usize::from(named)));
+    RunOnly::try_parse_from(words).ok().map(|parsed| (form, parsed.run))
 }
 
 /// The forms.

@@ -39,6 +39,9 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     // First of all: who our parent is, and what it handed us, can't be told later.
     let birth = guard::Birth::now();
     let words: Vec<OsString> = args.collect();
+    if let Some((form, args)) = cli::parse_run(&words) {
+        return ExitCode::from(guard::start(birth, form, &args));
+    }
     let status = match Cli::try_parse_from(&words) {
         Err(error) => not_understood(&error, &words),
         Ok(Cli { form: None, run }) => guard::start(birth, settings::Form::Run, &run),

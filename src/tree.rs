@@ -76,12 +76,8 @@ impl Tree {
         self.noted
     }
 
-    /// Asks every descendant to end. `zombie`: a child that has ended and waits to be reaped.
-    pub fn terminate(&mut self, zombie: Option<Pid>) {
-        // The common case, without a walk through all of /proc: whoever is left descends from a child of ours.
-        if procfs::own_children().iter().all(|pid| Some(*pid) == zombie || self.noted.contains(pid)) {
-            return;
-        }
+    /// Asks every descendant to end.
+    pub fn terminate(&mut self) {
         for process in self.descendants() {
             self.count(process.pid, || process.name.clone());
             let _ = process::kill(process.pid, SIGTERM);

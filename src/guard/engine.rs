@@ -62,13 +62,15 @@ pub struct Engine {
     worker: Option<Pid>,
     /// The step that a dead worker left, its app, and whether it was the last one for it.
     left_step: Option<(Pid, Option<String>, bool)>,
-    /// Tells of an exec that failed; closed by one that worked.
+    /// Tells of an exec that failed; read when the harness has ended, since that is when it matters.
     exec_error: Option<File>,
     caller_watched: bool,
     outputs: Vec<BorrowedFd<'static>>,
     self_deadlock: SelfDeadlock,
     /// A child may have ended, or be left to end.
     look_at_children: bool,
+    /// Survivors are to be asked to end, if there are any.
+    terminate_survivors: bool,
     /// See [`Engine::hears_monitor_out`].
     heard_out: HeardOut,
     end: Option<u8>,
@@ -81,6 +83,7 @@ impl Engine {
         let silent_at = run.settings.deadline.map(|deadline| time::now() + deadline + decide::ANSWER_WITHIN);
         let mut engine = Engine::new(run, State::monitor(), channel, alarm, Peer::Supervisor(supervisor), noted);
         engine.timers.extend(silent_at.map(|at| (Timer::Silence, at)));
+        // The supervisor never had most of it, and would fault in again what it needs when the harness ends.
         process::forget_start_up();
         engine
     }
@@ -131,6 +134,7 @@ impl Engine {
             outputs: Vec::new(),
             self_deadlock: SelfDeadlock::new(&run.locks),
             look_at_children: true,
+            terminate_survivors: false,
             heard_out: HeardOut::NotAsked,
             end: None,
             run,
@@ -150,6 +154,7 @@ impl Engine {
         } else {
             self.channel.tell(&Message::GateOpened);
             gate.open();
+            tracing::debug!(event = "started", pid = self.facts.harness.map(Pid::as_raw), "harness let go");
             let settings = &self.run.settings;
             let now = time::now();
             self.timers.extend(settings.deadline.map(|deadline| (Timer::Deadline, now + deadline)));
@@ -166,6 +171,8 @@ impl Engine {
         loop {
             self.handle_queue();
             if let Some(status) = self.end {
+                // The process ends here: the kernel closes and frees all at once, faster than we would one by one.
+                std::mem::forget(self);
                 return status;
             }
             if std::mem::take(&mut self.look_at_children) {
@@ -202,9 +209,6 @@ impl Engine {
         {
             descriptors.push((Source::Caller, caller));
         }
-        if let Some(exec_error) = &self.exec_error {
-            descriptors.push((Source::ExecError, exec_error.as_fd()));
-        }
         let polled: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, descriptor)| *descriptor).collect();
         let (ready, output_closed) = fd::wait_also_for_closed(&polled, &self.outputs);
         let sources: Vec<Source> =
@@ -230,9 +234,6 @@ impl Engine {
         if ready.contains(&Source::Caller) {
             self.caller_watched = false;
             self.queue.push_back(Event::CallerGone);
-        }
-        if ready.contains(&Source::ExecError) {
-            self.read_exec_error();
         }
         self.ring();
     }
@@ -348,11 +349,7 @@ impl Engine {
         let mut number = [0; 4];
         match pipe.read(&mut number) {
             // Closed by the exec: it worked.
-            Ok(0) => {
-                self.exec_error = None;
-                process::forget_start_up();
-                tracing::debug!(event = "started", pid = self.facts.harness.map(Pid::as_raw), "harness started");
-            }
+            Ok(0) => self.exec_error = None,
             Ok(4) => {
                 self.exec_error = None;
                 let error = self.run.program.explain(Errno::from_raw(i32::from_ne_bytes(number)));
@@ -487,6 +484,9 @@ impl Engine {
                 self.handle(Event::TreeEmpty);
                 continue;
             }
+            if std::mem::take(&mut self.terminate_survivors) {
+                self.tree.terminate();
+            }
             if sweeping {
                 self.tree.kill_children();
             }
@@ -528,5 +528,4 @@ enum Source {
     Peer,
     Monitor,
     Caller,
-    ExecError,
 }

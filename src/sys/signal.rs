@@ -14,6 +14,14 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 /// Highest signal number on Linux, see signal(7).
 const LAST: i32 = 64;
 
+/// The signals whose dispositions we ever change. All others reach a child as the caller left them (exec resets
+/// handlers, and nothing else, to the default).
+fn touched() -> impl Iterator<Item = i32> {
+    use libc::{SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTOU, SIGUSR1, SIGUSR2};
+    let standard = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGTSTP, SIGUSR1, SIGUSR2, SIGCHLD, SIGPIPE, SIGALRM, SIGTTOU];
+    standard.into_iter().chain([libc::SIGWINCH, libc::SIGXFSZ, parent_death()])
+}
+
 /// What was ignored and blocked when the program was started; a child gets it back before its exec.
 #[derive(Clone)]
 pub struct Inherited {
@@ -28,7 +36,7 @@ pub fn take_over() -> Inherited {
     // Can't fail: both pointers are valid and the request is known (sigprocmask(2)).
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask));
     let mut ignored = [false; LAST as usize + 1];
-    for signal in 1..=LAST {
+    for signal in touched() {
         ignored[signal as usize] = disposition(signal) == Some(libc::SIG_IGN);
     }
     set_disposition(libc::SIGCHLD, libc::SIG_DFL);
@@ -36,7 +44,7 @@ pub fn take_over() -> Inherited {
 }
 
 impl Inherited {
-    /// Was this signal ignored by the caller? (`nohup`, a shell's `&`.)
+    /// Was this signal ignored by the caller? (`nohup`, a shell's `&`.) Known of those that we change.
     pub fn ignores(&self, signal: i32) -> bool {
         self.ignored.get(signal as usize).copied().unwrap_or(false)
     }
@@ -47,16 +55,13 @@ impl Inherited {
     /// SIGCHLD makes Python report 0 for a child's exit 7. This order: a signal that waits since the fork
     /// must meet the caller's disposition, not a handler of ours.
     pub fn restore(&self) {
-        for signal in 1..=LAST {
-            let now = disposition(signal);
+        for signal in touched() {
             let wanted = match signal {
                 libc::SIGPIPE | libc::SIGCHLD => libc::SIG_DFL,
                 _ if self.ignores(signal) => libc::SIG_IGN,
                 _ => libc::SIG_DFL,
             };
-            if now.is_some_and(|now| now != wanted) {
-                set_disposition(signal, wanted);
-            }
+            set_disposition(signal, wanted);
         }
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None);
     }

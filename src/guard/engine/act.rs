@@ -66,7 +66,8 @@ impl Engine {
             Action::Disarm(timer) => {
                 self.timers.remove(&timer);
             }
-            Action::TerminateSurvivors => self.tree.terminate(self.facts.harness),
+            // Once the harness is reaped wait(2) tells whether there is anybody, without a look at /proc.
+            Action::TerminateSurvivors => self.terminate_survivors = true,
             Action::Sweep => self.tree.kill_children(),
             Action::GiveUpOnSurvivors => self.give_up_on_survivors(),
             Action::StartWorker => self.start_worker(),
