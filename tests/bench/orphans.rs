@@ -91,7 +91,7 @@ fn reap_all(bench: &Bench, options: &Options, locks: &Path) -> Duration {
 
 /// Deploys all and waits until every one has its container.
 fn deploy(file: &Path, stacks: &[String]) {
-    let each = r#"docker stack deploy --detach=true --resolve-image never -c "$0" "$1" >/dev/null"#;
+    let each = r#"docker stack deploy --resolve-image never -c "$0" "$1" >/dev/null"#;
     for some in stacks.chunks(8) {
         let start = |stack| Command::new("sh").args(["-c", each]).arg(file).arg(stack).spawn().unwrap();
         let mut children: Vec<_> = some.iter().map(start).collect();
