@@ -78,6 +78,18 @@ pub enum Error {
         /// Why not.
         error: io::Error,
     },
+    /// Something that was named is not there.
+    #[error("{0}")]
+    Missing(String),
+    /// Something is there, but was not made by us.
+    #[error("{0}")]
+    NotOurs(String),
+    /// Something is there already, and may not be replaced.
+    #[error("{0}")]
+    Exists(String),
+    /// A program that does a part of the work failed, or the work is not to be done now.
+    #[error("{0}")]
+    Tool(String),
     /// The kernel refused something that a run can't do without.
     #[error("{what}: {error}")]
     System {
@@ -98,10 +110,32 @@ impl Error {
             | Error::LockDirectory { .. }
             | Error::LockFile { .. }
             | Error::File { .. }
+            | Error::Missing(_)
+            | Error::NotOurs(_)
+            | Error::Exists(_)
+            | Error::Tool(_)
             | Error::System { .. } => ExitStatus::CannotStart,
             Error::LockTimeout { .. } => ExitStatus::LockTimeout,
             Error::CannotExecute { .. } => ExitStatus::CannotExecute,
             Error::NotFound { .. } => ExitStatus::NotFound,
+        }
+    }
+
+    /// The exit status of a form that runs no command, `abra-dir` or `state`.
+    pub fn command_status(&self) -> ExitStatus {
+        match self {
+            Error::Usage(_) | Error::Setting { .. } => ExitStatus::Usage,
+            Error::Missing(_) | Error::NotOurs(_) => ExitStatus::NoInput,
+            Error::Exists(_) => ExitStatus::CannotCreate,
+            Error::Orphan(_)
+            | Error::LockDirectory { .. }
+            | Error::LockFile { .. }
+            | Error::LockTimeout { .. }
+            | Error::NotFound { .. }
+            | Error::CannotExecute { .. }
+            | Error::File { .. }
+            | Error::Tool(_)
+            | Error::System { .. } => ExitStatus::Failed,
         }
     }
 

@@ -16,10 +16,14 @@ pub enum ExitStatus {
     Usage = 2,
     /// `--fail-on-findings`: there is something to look at.
     Findings = 3,
+    /// Something that was named is not there.
+    NoInput = 66,
     /// A list could not be had; nothing was touched.
     NoList = 69,
     /// The harness exited 0, but a teardown failed or survivors could not be killed; or a self-deadlock.
     Unclean = 70,
+    /// It exists already; nothing was changed.
+    CannotCreate = 73,
     /// The lock was not had in time.
     LockTimeout = 75,
     /// The cluster lease was lost: the harness was stopped and nothing torn down.

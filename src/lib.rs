@@ -5,6 +5,7 @@
 //!
 //! Invariant: `unsafe` and raw system calls are in [`sys`] alone.
 
+pub mod abra_dir;
 pub mod allow_list;
 pub mod app;
 pub mod cli;
@@ -50,9 +51,9 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             Form::Exec(args) => guard::start(birth, settings::Form::Exec, &args),
             Form::Janitor(args) => janitor::round(birth.inherited, &args),
             Form::Reap(args) => janitor::reap(birth.inherited, &args.app, &args.janitor),
-            Form::AbraDir(Later { .. })
-            | Form::State(Later { .. })
-            | Form::Locks(Later { .. })
+            Form::AbraDir(args) => abra_dir::run(birth.inherited, &args),
+            Form::State(args) => run_state::run(&args),
+            Form::Locks(Later { .. })
             | Form::Doctor(Later { .. })
             | Form::Completions(Later { .. })
             | Form::Man(Later { .. }) => {

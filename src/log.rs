@@ -14,6 +14,7 @@ use std::sync::{Mutex, OnceLock};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
+use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::span;
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -100,6 +101,13 @@ pub fn set_run_id(run_id: &str) {
 pub fn stdout(data: &str) {
     let _ = std::io::stdout().lock().write_all(data.as_bytes());
     let _ = std::io::stdout().lock().flush();
+}
+
+/// One JSON object and a line end, as data on stdout has it.
+pub fn json_line(data: &impl Serialize) -> String {
+    let mut text = serde_json::to_string(data).unwrap_or_default();
+    text.push('\n');
+    text
 }
 
 /// Says an error of the command line itself, before (or without) [`start`].

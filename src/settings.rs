@@ -8,12 +8,17 @@
 
 mod janitor;
 mod lookup;
+mod per_run;
 mod run;
 
 pub use janitor::{JanitorSettings, resolve_janitor, resolve_reap};
+pub use per_run::{
+    AbraDirSettings, STATE_KINDS, StateKind, StateSettings, Whose, parse_run_id, parse_word, resolve_abra_dir_options,
+    resolve_run_id, resolve_state_options, shell_quoted,
+};
 pub use run::{
-    AutoSettings, Form, HandedLock, RunName, RunSettings, Session, StopScope, Survivors, Teardown, TeardownOn, Warning,
-    lock_variable, resolve_run,
+    AbraDirChoice, AutoSettings, Form, HandedLock, RunName, RunSettings, Session, StopScope, Survivors, Teardown,
+    TeardownOn, Warning, lock_variable, resolve_run,
 };
 
 use std::ffi::{OsStr, OsString};
@@ -34,13 +39,17 @@ pub fn caller_environment() -> Vec<(OsString, OsString)> {
 
 /// A switch of the test build; always off in the program that people run.
 pub fn test_switch(name: &str) -> bool {
-    cfg!(feature = "test-switches") && variable(name).is_some()
+    test_text(name).is_some()
+}
+
+/// A text of the test build.
+pub fn test_text(name: &str) -> Option<String> {
+    if cfg!(feature = "test-switches") { variable(name)?.into_string().ok() } else { None }
 }
 
 /// A duration of the test build in place of a fixed one.
 pub fn test_duration(name: &str, fixed: Duration) -> Duration {
-    let given = if cfg!(feature = "test-switches") { variable(name) } else { None };
-    given.and_then(|text| duration::parse(text.to_str()?).ok()).unwrap_or(fixed)
+    test_text(name).and_then(|text| duration::parse(&text).ok()).unwrap_or(fixed)
 }
 
 /// A variable; an empty one is an unset one.

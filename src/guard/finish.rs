@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use signal_hook::consts::SIGCONT;
 
+use crate::abra_dir::AbraDir;
 use crate::duration;
 use crate::guard::decide::State;
 use crate::guard::event::Cause;
@@ -32,7 +33,11 @@ pub struct Facts {
 /// Does all that is left to do; returns the exit status.
 pub fn finish(run: &Run, state: &State, facts: &Facts, monitor: &Channel) -> u8 {
     let status = state.exit_status();
-    run.state.remove(facts.harness);
+    if keeps_abra_dir(run, state) {
+        run.state.remove_but_abra_dir(facts.harness);
+    } else {
+        run.state.remove(facts.harness);
+    }
     if let Some(file) = &run.report {
         file.write(&report(run, state, facts, status));
     }
@@ -84,42 +89,55 @@ fn report(run: &Run, state: &State, facts: &Facts, status: u8) -> Report {
     }
 }
 
+/// Is there something to look at in the run's own ABRA_DIR: because that was asked for, or something is left of its apps?
+fn keeps_abra_dir(run: &Run, state: &State) -> bool {
+    let left = |outcome: &Outcome| matches!(outcome.result, Verdict::Partial | Verdict::Failed | Verdict::Timeout);
+    run.state.abra_dir().is_some() && (run.settings.keep_run_dir || state.teardown.as_ref().is_some_and(left))
+}
+
 /// The last line. A harness that ended by itself with nothing to tear down needs none.
 fn say(run: &Run, state: &State, status: u8) {
     let released = if run.locks.iter().any(|lock| !lock.is_borrowed()) { "; lock released" } else { "" };
+    let kept = run.state.abra_dir().filter(|_| keeps_abra_dir(run, state)).map(AbraDir::path);
+    let kept = kept.map(|path| format!("; ABRA_DIR kept: {}", path.display())).unwrap_or_default();
     match (&state.teardown, state.cause) {
-        (Some(outcome), _) => say_torn_down(outcome, released, status),
+        (Some(outcome), _) => say_torn_down(outcome, released, status, &kept),
+        (None, Some(Cause::HarnessExit | Cause::GuardError(_)) | None) if !kept.is_empty() => {
+            tracing::info!(event = "finished", "finished{released}; exit {status}{kept}");
+        }
         (None, Some(Cause::HarnessExit | Cause::GuardError(_)) | None) => {
             tracing::debug!(event = "finished", "finished{released}; exit {status}");
         }
         (None, Some(cause)) => {
             let left =
                 if run.settings.apps.is_empty() || !state.started { "" } else { "; nothing torn down (teardown none)" };
-            tracing::info!(event = "finished", "run ended ({}){left}{released}; exit {status}", cause.name());
+            tracing::info!(event = "finished", "run ended ({}){left}{released}; exit {status}{kept}", cause.name());
         }
     }
 }
 
-fn say_torn_down(outcome: &Outcome, released: &str, status: u8) {
+fn say_torn_down(outcome: &Outcome, released: &str, status: u8, kept: &str) {
     // Of several apps, those that the verdict is about.
     let names: Vec<&str> =
         outcome.apps.iter().filter(|app| app.result == outcome.result).map(|app| app.app.as_str()).collect();
     let names = if names.is_empty() { "the run".to_owned() } else { names.join(", ") };
     let time = duration::show(Duration::from_secs_f64(outcome.elapsed_s.max(0.0)));
     match outcome.result {
-        Verdict::Ok => tracing::info!(event = "torn-down", "torn down {names} in {time}{released}; exit {status}"),
+        Verdict::Ok => {
+            tracing::info!(event = "torn-down", "torn down {names} in {time}{released}; exit {status}{kept}")
+        }
         _ if outcome.apps.is_empty() && outcome.result == Verdict::Skipped => {
             tracing::warn!(
                 event = "teardown-skipped",
-                "nothing torn down: no app is known, the harness must do it itself{released}; exit {status}"
+                "nothing torn down: no app is known, the harness must do it itself{released}; exit {status}{kept}"
             );
         }
         Verdict::Gone | Verdict::Skipped => {
-            tracing::warn!(event = "teardown-skipped", "nothing torn down{released}; exit {status}")
+            tracing::warn!(event = "teardown-skipped", "nothing torn down{released}; exit {status}{kept}")
         }
         Verdict::Timeout => tracing::error!(
             event = "teardown-timeout",
-            "teardown of {names} ran into its limit after {time}{released}; exit {status}"
+            "teardown of {names} ran into its limit after {time}{released}; exit {status}{kept}"
         ),
         Verdict::Partial | Verdict::Failed => {
             // The status of another app's teardown says nothing of this one's.
@@ -127,7 +145,7 @@ fn say_torn_down(outcome: &Outcome, released: &str, status: u8) {
             let number = number.map(|number| format!(" (status {number})")).unwrap_or_default();
             tracing::error!(
                 event = "teardown-failed",
-                "teardown of {names} failed{number} after {time}{released}; exit {status}"
+                "teardown of {names} failed{number} after {time}{released}; exit {status}{kept}"
             );
         }
     }

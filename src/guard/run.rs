@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::unistd::getpid;
 
+use crate::abra_dir::AbraDir;
 use crate::guard::orphan::{Birth, Caller};
 use crate::guard::report::ReportFile;
 use crate::harness::Program;
@@ -15,7 +16,7 @@ use crate::lock::AppLock;
 use crate::lock::handoff::Handed;
 use crate::lock::path::LockDirectory;
 use crate::run_state::RunState;
-use crate::settings::{self, RunSettings};
+use crate::settings::{self, AbraDirChoice, RunSettings};
 use crate::sys::process::Pid;
 use crate::sys::procfs;
 use crate::sys::signal::Delivery;
@@ -105,7 +106,12 @@ pub fn handed_over(
         vec![("CCCI_RUN_ID", state.id().as_str().into()), ("CCCI_GUARD_PID", pids.guard.to_string().into())];
     variables.extend(deadline_at.map(|at| ("CCCI_DEADLINE_AT", at.to_string().into())));
     variables.extend(handed.variables());
-    variables.extend(settings.abra_dir.iter().map(|directory| ("ABRA_DIR", directory.clone().into_os_string())));
+    let abra_dir = match &settings.abra_dir {
+        AbraDirChoice::Inherit => None,
+        AbraDirChoice::Given(directory) => Some(directory.clone()),
+        AbraDirChoice::Auto(_) => state.abra_dir().map(AbraDir::path),
+    };
+    variables.extend(abra_dir.map(|directory| ("ABRA_DIR", directory.into_os_string())));
     variables.extend(state.variables(pids.harness));
     variables
 }

@@ -11,6 +11,7 @@
 mod candidates;
 mod classify;
 mod crew;
+mod leftovers;
 mod output;
 mod probe;
 mod progress;
@@ -66,6 +67,9 @@ pub fn round(inherited: Inherited, args: &JanitorArgs) -> u8 {
     };
     let (status, report) = match round() {
         Ok((report, asked)) => {
+            if asked.is_none() && !settings.dry_run {
+                leftovers::sweep(&settings);
+            }
             log::stdout(&if settings.json { report.as_json() } else { report.as_text() });
             (asked.map_or_else(|| report.exit_status(settings.fail_on_findings), asked_status), report)
         }

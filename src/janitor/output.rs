@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::exit_status::ExitStatus;
 use crate::janitor::classify::Verdict;
+use crate::log;
 use crate::sys::time;
 use crate::teardown::StepReport;
 
@@ -113,9 +114,7 @@ impl Report {
 
     /// One object, and a line end.
     pub fn as_json(&self) -> String {
-        let mut text = serde_json::to_string(self).unwrap_or_default();
-        text.push('\n');
-        text
+        log::json_line(self)
     }
 }
 

@@ -19,7 +19,7 @@ pub mod wait;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -154,6 +154,11 @@ impl Candidate {
     pub fn app(&self) -> &AppName {
         &self.app
     }
+}
+
+/// Does anybody hold the lock of this file? A look for those who don't want it, and must not be in anybody's way.
+pub fn is_held(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|file| procfs::is_flocked(FileId { device: file.dev(), inode: file.ino() }))
 }
 
 impl AppLock {

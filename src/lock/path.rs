@@ -33,6 +33,11 @@ const NETWORK_FILE_SYSTEMS: [(FsType, &str); 8] = [
     (FsType(0x7375_7245), "Coda"),
 ];
 
+/// The lock file of an app in this directory.
+pub fn of(directory: &Path, app: &AppName) -> PathBuf {
+    directory.join(file_name(app))
+}
+
 /// The directory of the lock files, kept open: it stays the same one when its path changes.
 #[derive(Debug)]
 pub struct LockDirectory {
@@ -88,7 +93,7 @@ impl LockDirectory {
 
     /// The lock file of an app.
     pub fn file(&self, app: &AppName) -> PathBuf {
-        self.path.join(file_name(app))
+        of(&self.path, app)
     }
 
     /// Which file the app's name stands for now.

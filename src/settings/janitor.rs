@@ -12,6 +12,7 @@ use crate::cli::{AllowListArgs, JanitorArgs};
 use crate::duration;
 use crate::error::Error;
 use crate::settings::lookup::{Counts, Lookup, Value, absolute, at_least};
+use crate::settings::run::runtime_dir;
 use crate::settings::{Form, Teardown, home_in_passwd, quoted, variable};
 
 /// Everything that the janitor, or `reap`, needs to know, checked.
@@ -21,6 +22,11 @@ pub struct JanitorSettings {
     pub allow_list: AllowList,
     pub lock_dir: PathBuf,
     pub canonical_abra_dir: Option<PathBuf>,
+    pub runs_dir: PathBuf,
+    /// `CCCI_STATE_DIR`, where runs may have left state.
+    pub state_dir: Option<PathBuf>,
+    /// `$XDG_RUNTIME_DIR`, the same.
+    pub runtime_dir: Option<PathBuf>,
     pub teardown: Teardown,
     pub teardown_timeout: Duration,
     pub leaked_after: Duration,
@@ -66,7 +72,7 @@ pub fn resolve_janitor(args: &JanitorArgs) -> Result<JanitorSettings, Error> {
         _ => Err("is no number from 1 to 1000".to_owned()),
     };
     let minimum = at_least(Duration::from_millis(1));
-    let given_canonical = lookup.path(args.canonical_abra_dir.as_ref(), "canonical-abra-dir", always)?;
+    let given_canonical = lookup.directory(args.canonical_abra_dir.as_ref(), "canonical-abra-dir")?;
     let jobs = args.jobs.as_ref().map(|text| Value::flag("jobs", text).parse(positive)).transpose()?;
     let metrics = args.metrics.as_ref().map(|text| absolute(&Value::flag("metrics", text))).transpose()?;
     let lock_timeout = args.lock_timeout.as_ref().map(|text| Value::flag("lock-timeout", text).parse(duration::parse));
@@ -79,6 +85,9 @@ pub fn resolve_janitor(args: &JanitorArgs) -> Result<JanitorSettings, Error> {
         allow_list,
         lock_dir: lookup.path(args.lock_dir.as_ref(), "lock-dir", always)?.unwrap_or_else(|| "/run/lock".into()),
         canonical_abra_dir: given_canonical.or_else(canonical_at_home),
+        runs_dir: lookup.runs_dir(args.runs_dir.as_ref())?,
+        state_dir: lookup.directory(None, "state-dir")?,
+        runtime_dir: runtime_dir(),
         teardown,
         teardown_timeout: lookup
             .parsed(teardown_timeout, "teardown-timeout", always, minimum)?

@@ -4,7 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -95,6 +95,15 @@ impl Lookup {
         self.value(flag, option, counts).map(|value| absolute(&value)).transpose()
     }
 
+    /// A directory; no trailing slash.
+    pub(super) fn directory(&self, flag: Option<&OsString>, option: &str) -> Result<Option<PathBuf>, Error> {
+        Ok(self.path(flag, option, Counts::Always)?.as_deref().map(without_trailing_slash))
+    }
+
+    pub(super) fn runs_dir(&self, flag: Option<&OsString>) -> Result<PathBuf, Error> {
+        Ok(self.directory(flag, "runs-dir")?.unwrap_or_else(|| "/var/lib/cc-ci-runs".into()))
+    }
+
     pub(super) fn auto(&self, abra: Option<&OsString>, docker: Option<&OsString>, steps: Vec<String>) -> AutoSettings {
         let text = |flag, option| self.value(flag, option, Counts::Resident).map(|value| value.text);
         AutoSettings { abra: text(abra, "abra"), docker: text(docker, "docker"), steps }
@@ -115,6 +124,11 @@ pub(super) fn variable_name(option: &str) -> String {
         "app" => lock_variable::APPS.to_owned(),
         _ => format!("CCCI_{}", option.to_ascii_uppercase().replace('-', "_")),
     }
+}
+
+/// Takes slashes at the end away: `rm -rf run/servers/` follows what `rm -rf run/servers` removes.
+fn without_trailing_slash(path: &Path) -> PathBuf {
+    path.components().collect()
 }
 
 pub(super) fn absolute(value: &Value) -> Result<PathBuf, Error> {

@@ -4,7 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -18,6 +18,7 @@ use crate::settings::janitor::{canonical_at_home, resolve_allow_list, teardown_s
 use crate::settings::lookup::{
     Counts, Lookup, Value, absolute, at_least, one_of, parse_signal, parse_stop_signal, variable_name,
 };
+use crate::settings::per_run::no_canonical;
 use crate::settings::{variable, variable_as_set};
 use crate::sys::process::Pid;
 use crate::sys::procfs;
@@ -91,6 +92,17 @@ pub enum Session {
     Keep,
 }
 
+/// The harness's ABRA_DIR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AbraDirChoice {
+    /// What the caller has.
+    Inherit,
+    /// This one.
+    Given(PathBuf),
+    /// One of the run's own, made from this canonical one.
+    Auto(PathBuf),
+}
+
 /// A word ahead of the deadline.
 #[derive(Clone, Copy, Debug)]
 pub struct Warning {
@@ -152,7 +164,8 @@ pub struct RunSettings {
     pub lock_dir: PathBuf,
     pub lock_timeout: Option<Duration>,
     pub run_name: RunName,
-    pub abra_dir: Option<PathBuf>,
+    pub abra_dir: AbraDirChoice,
+    pub keep_run_dir: bool,
     pub canonical_abra_dir: Option<PathBuf>,
     pub runs_dir: PathBuf,
     pub state_dir: Option<PathBuf>,
@@ -243,13 +256,12 @@ pub fn resolve_run(form: Form, args: &RunArgs) -> Result<RunSettings, Error> {
             .unwrap_or_else(|| "/run/lock".into()),
         lock_timeout: lookup.parsed(args.lock_timeout.as_ref(), "lock-timeout", Counts::Always, duration::parse)?,
         run_name: resolve_run_name(&lookup, args)?,
-        abra_dir: resolve_abra_dir(&lookup, args)?,
+        abra_dir: resolve_abra_dir(&lookup, args, canonical_abra_dir.as_deref())?,
+        keep_run_dir: args.keep_run_dir,
         canonical_abra_dir,
-        runs_dir: lookup
-            .path(args.runs_dir.as_ref(), "runs-dir", Counts::Always)?
-            .unwrap_or_else(|| "/var/lib/cc-ci-runs".into()),
+        runs_dir: lookup.runs_dir(args.runs_dir.as_ref())?,
         state_dir: lookup.path(args.state_dir.as_ref(), "state-dir", Counts::Always)?,
-        runtime_dir: variable("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()),
+        runtime_dir: runtime_dir(),
         session,
         parent_pid: lookup.parsed(args.parent_pid.as_ref(), "parent-pid", Counts::NotNested, parse_pid)?,
         allow_orphan: lookup.switch(args.allow_orphan, "allow-orphan", Counts::NotNested)?,
@@ -362,27 +374,35 @@ fn resolve_warning(lookup: &Lookup, args: &RunArgs, deadline: Option<Duration>) 
     Ok(Some(Warning { before: early, signal: signal.map(|value| value.parse(parse_signal)).transpose()? }))
 }
 
-fn resolve_abra_dir(lookup: &Lookup, args: &RunArgs) -> Result<Option<PathBuf>, Error> {
+fn resolve_abra_dir(lookup: &Lookup, args: &RunArgs, canonical: Option<&Path>) -> Result<AbraDirChoice, Error> {
     match lookup.value(args.abra_dir.as_ref(), "abra-dir", Counts::NotNested) {
-        None => Ok(None),
-        Some(value) if value.text == "inherit" => Ok(None),
+        None => Ok(AbraDirChoice::Inherit),
+        Some(value) if value.text == "inherit" => Ok(AbraDirChoice::Inherit),
         // From the environment `exec` ignores it: it has nobody who would remove the directory.
-        Some(value) if value.text == "auto" && lookup.form == Form::Exec => Ok(None),
-        Some(value) if value.text == "auto" => Err(value.bad("is not built yet; use inherit or a path")),
-        Some(value) => absolute(&value).map(Some),
+        Some(value) if value.text == "auto" && lookup.form == Form::Exec => Ok(AbraDirChoice::Inherit),
+        Some(value) if value.text == "auto" => {
+            let canonical = canonical.map(Path::to_owned).or_else(canonical_at_home).ok_or_else(no_canonical)?;
+            Ok(AbraDirChoice::Auto(canonical))
+        }
+        Some(value) => absolute(&value).map(AbraDirChoice::Given),
     }
 }
 
 /// The host's own ABRA_DIR, where it is needed: teardown commands get it.
 fn resolve_canonical(lookup: &Lookup, args: &RunArgs, teardown: &Teardown) -> Result<Option<PathBuf>, Error> {
-    let given = lookup.path(args.canonical_abra_dir.as_ref(), "canonical-abra-dir", Counts::Always)?;
+    let given = lookup.directory(args.canonical_abra_dir.as_ref(), "canonical-abra-dir")?;
     if given.is_some() || *teardown == Teardown::None {
         return Ok(given);
     }
     Ok(canonical_at_home())
 }
 
-fn parse_pid(text: &str) -> Result<Pid, String> {
+/// Where state goes when neither `--state-dir` nor the runs directory can be used.
+pub(super) fn runtime_dir() -> Option<PathBuf> {
+    variable("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+pub(super) fn parse_pid(text: &str) -> Result<Pid, String> {
     // 0 is what a process of another pid namespace is to us.
     let number: Result<i32, _> = text.parse();
     number.ok().filter(|pid| *pid >= 0).map(Pid::from_raw).ok_or_else(|| "is no process number".to_owned())

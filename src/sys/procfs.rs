@@ -4,7 +4,10 @@
 //! what must be exact (nobody is left) is proved by wait(2), never by this.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use super::process::Pid;
 
@@ -155,6 +158,44 @@ pub fn may_wait_for_lock(pid: Pid) -> bool {
     })
 }
 
+/// Where something is mounted, as this process sees it (proc(5), mountinfo).
+pub fn mount_points() -> std::io::Result<Vec<PathBuf>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let lines = table.split(|&byte| byte == b'\n');
+    Ok(lines.filter_map(|line| line.split(|&byte| byte == b' ').nth(4)).map(unescaped).collect())
+}
+
+/// Blanks, line ends and backslashes are octal numbers there.
+fn unescaped(field: &[u8]) -> PathBuf {
+    let mut path = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let number = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match number.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(escaped) if byte == b'\\' => {
+                path.push(escaped);
+                rest = &after[3..];
+            }
+            _ => {
+                path.push(byte);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(path))
+}
+
+/// The mount that an open file is on (`mnt_id` of proc(5), fdinfo). A bind mount has another than what it shows, though
+/// the device is the same.
+///
+/// # Errors
+/// When `/proc` does not say.
+pub fn mount_of(fd: impl std::os::fd::AsRawFd) -> std::io::Result<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).and_then(|id| id.trim().parse().ok());
+    id.ok_or_else(|| std::io::Error::other("/proc does not tell mounts"))
+}
+
 /// The processes that hold a flock on a *removed* file of this path, with the descriptor; and whether all processes
 /// let themselves be looked at (that takes CAP_SYS_PTRACE for those of other users).
 pub fn holders_of_removed(path: &std::path::Path) -> (Vec<(Pid, i32)>, bool) {
@@ -188,6 +229,11 @@ pub fn flock_waiters(file: FileId) -> Vec<Pid> {
     lock_lines(file).into_iter().filter(|(waits, _)| *waits).map(|(_, pid)| pid).collect()
 }
 
+/// Has anybody a flock on `file`?
+pub fn is_flocked(file: FileId) -> bool {
+    lock_lines(file).iter().any(|(waits, _)| !waits)
+}
+
 /// The process that took the flock on `file`. It may have died since: others can share the description.
 pub fn flock_taker(file: FileId) -> Option<Pid> {
     // A taker in a pid namespace that we can't see has no number here.
@@ -203,7 +249,7 @@ pub struct LockTable {
 impl LockTable {
     /// Reads it.
     pub fn read() -> Self {
-        let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+        let locks = read_lock_table().unwrap_or_default();
         let takers = locks.lines().filter_map(parse_lock_line).filter(|line| !line.waits && line.pid.as_raw() > 0);
         LockTable { takers: takers.map(|line| (line.file.to_owned(), line.pid)).collect() }
     }
@@ -214,10 +260,22 @@ impl LockTable {
     }
 }
 
+/// `/proc/locks`. The kernel gives it a page at a time and goes on by count: where a lock before that place is freed
+/// between two pages, one that is held all the while is passed over. So a longer table is read twice, and a line in
+/// either counts (a lock that was freed in between may be in it, as in any look at a moving picture).
+fn read_lock_table() -> std::io::Result<String> {
+    const PAGE: usize = 4096;
+    let mut table = fs::read_to_string("/proc/locks")?;
+    if table.len() > PAGE / 2 {
+        table.push_str(&fs::read_to_string("/proc/locks")?);
+    }
+    Ok(table)
+}
+
 /// The flock lines of `file` in `/proc/locks`: whether it waits, and who.
 fn lock_lines(file: FileId) -> Vec<(bool, Pid)> {
     let wanted = file.in_lock_line();
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let locks = read_lock_table().unwrap_or_default();
     let lines = locks.lines().filter_map(parse_lock_line).filter(|line| line.file == wanted);
     lines.map(|line| (line.waits, line.pid)).collect()
 }
@@ -243,6 +301,11 @@ fn parse_lock_line(line: &str) -> Option<LockLine<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_point_with_blanks_is_read_as_it_is() {
+        assert_eq!(unescaped(b"/a\\040b\\134c/d"), PathBuf::from("/a b\\c/d"));
+    }
 
     #[test]
     fn a_name_with_spaces_and_parentheses_is_one_name() {

@@ -83,6 +83,8 @@ pub struct Runner<'a> {
     alarm: Alarm,
     /// Requests to stop end a command, too; a worker hears none.
     hears_requests: bool,
+    /// The kernel ends a command when this process dies.
+    ends_with_us: bool,
 }
 
 impl<'a> Runner<'a> {
@@ -96,7 +98,19 @@ impl<'a> Runner<'a> {
         noted: HashSet<Pid>,
         hears_requests: bool,
     ) -> io::Result<Self> {
-        Ok(Runner { delivery, inherited, tree: Tree::new(noted), alarm: Alarm::new()?, hears_requests })
+        Ok(Runner {
+            delivery,
+            inherited,
+            tree: Tree::new(noted),
+            alarm: Alarm::new()?,
+            hears_requests,
+            ends_with_us: false,
+        })
+    }
+
+    /// For commands whose work is of no use to anybody once this process is dead.
+    pub fn ends_with_us(&mut self) {
+        self.ends_with_us = true;
     }
 
     /// Runs a command until its end, or until `ends_at` ([`time::now`]). `before` gets its number before it does
@@ -147,6 +161,10 @@ impl<'a> Runner<'a> {
         let mut gate = Some(Gate::new()?);
         let pid = process::fork(|| {
             let _ = nix::unistd::setsid();
+            if self.ends_with_us {
+                // Before the gate: a parent that is dead by then never opens it.
+                let _ = process::set_parent_death_signal(SIGKILL);
+            }
             if !gate.take().is_some_and(Gate::wait) {
                 // No status of ours may look like one of the command's.
                 let _ = process::kill(getpid(), SIGKILL);

@@ -376,11 +376,3 @@ fn the_variable_alone_counts() {
     let guard = sandbox.run().env("CCCI_APP_DOMAIN", APP).env("CCCI_TEARDOWN", "none").env("CCCI_LOCK_TIMEOUT", "0s");
     assert_eq!(guard.harness(["true"]).output().code(), 75);
 }
-
-/// Parts of the program that come later refuse; they must not pretend.
-/// Fails with `auto` treated as `inherit`.
-#[test]
-fn what_is_not_built_yet_says_so() {
-    let sandbox = Sandbox::new();
-    refused(&sandbox, "abra dir", sandbox.run().args(["--abra-dir", "auto"]), &["not built yet"]);
-}
