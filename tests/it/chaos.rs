@@ -133,12 +133,13 @@ fn the_worker_is_killed_in_mid_step() {
         std::thread::sleep(random.time_below(TEARDOWN / 2));
         let worker = round.find(Victim::Worker);
         let killed = worker.is_some_and(|worker| kill(worker, Signal::SIGKILL).is_ok());
-        let in_mid_step = killed && teardown.count("end") == 0;
         round.guard.expect_code(3);
         assert_eq!(round.freed().ends, 1, "the lock came free before the teardown's end; {}", round.seen());
         teardown.expect_one();
-        assert_eq!(teardown.count("start"), 1 + usize::from(in_mid_step), "{}", round.seen());
-        hits.fetch_add(usize::from(in_mid_step), Ordering::Relaxed);
+        // A command that comes to its end before anybody can end it is not run again.
+        let starts = teardown.count("start");
+        assert!(starts == 1 || (killed && starts == 2), "{starts} starts; {}", round.seen());
+        hits.fetch_add(starts - 1, Ordering::Relaxed);
     });
     let hits = hits.into_inner();
     assert!(hits * 2 >= count, "{hits} of {count} workers died in the middle of a step: this shows nothing");

@@ -57,7 +57,10 @@ fn a_cancelled_build_is_torn_down_though_its_workspace_is_gone() {
         let sandbox = Sandbox::new();
         let teardown = sandbox.teardown();
         let workspace = Workspace::new(&sandbox);
-        fs::write(workspace.src().join("harness"), "#!/bin/sh\necho ready\nsleep 60\n").unwrap();
+        // It ends when the workspace is gone: before that the teardown's HOME would be there.
+        let harness = "#!/bin/sh\ntrap 'while [ -e \"$HOME\" ]; do sleep 0.01; done; exit 0' TERM\necho ready\n\
+                       sleep 60 & wait\n";
+        fs::write(workspace.src().join("harness"), harness).unwrap();
         make_executable(&workspace.src().join("harness"));
         let options = format!("--teardown \"{}\"", teardown.command_with("--sleep 100"));
         let mut step = workspace.start(&sandbox, &format!("{} ./harness", prefix(&options)));
@@ -86,7 +89,7 @@ fn the_guards_own_program_may_be_gone() {
     let teardown = sandbox.teardown();
     let workspace = Workspace::new(&sandbox);
     let copy = workspace.src().join("ccci-guard");
-    fs::copy(GUARD, &copy).unwrap();
+    copy_program(GUARD, &copy);
     let options = format!("--teardown \"{}\"", teardown.command());
     let line = prefix(&options).replace("\"$G\"", "./ccci-guard");
     let step = workspace.start(&sandbox, &format!("{line} \"$F\" print-signals TERM=0"));

@@ -1,6 +1,6 @@
 //! Runs as a plain user: what a lock directory may hold for it, and the helper that became root.
 
-use crate::support::{APP, FIXTURE, GUARD, Guard, SOON, Sandbox, alive, eventually, need, within};
+use crate::support::{APP, FIXTURE, GUARD, Guard, SOON, Sandbox, alive, copy_program, eventually, need, within};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, chown, geteuid};
 use std::fs;
@@ -32,7 +32,7 @@ fn for_nobody() -> Option<(Sandbox, PathBuf)> {
     fs::create_dir(sandbox.path("bin")).unwrap();
     for program in [GUARD, FIXTURE] {
         let copy = sandbox.path("bin").join(Path::new(program).file_name().unwrap());
-        fs::copy(program, &copy).unwrap();
+        copy_program(program, &copy);
         mode(&copy, 0o755);
     }
     let fixture = sandbox.path("bin/ccci-fixture");
@@ -124,7 +124,7 @@ fn a_child_that_became_root_is_named_and_not_waited_for() {
         return;
     };
     let helper = sandbox.path("bin/root-helper");
-    fs::copy(&fixture, &helper).unwrap();
+    copy_program(&fixture, &helper);
     mode(&helper, 0o4755);
     for (harness, code) in [("exit 0", 70), ("exit 7", 7)] {
         let guard = as_nobody(&sandbox).arg("--report").arg(sandbox.path("work/report.json"));

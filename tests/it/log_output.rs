@@ -1,7 +1,7 @@
 //! What people and programs see: one line an event, never in the way of the run, and clean.
 
 use crate::lock_holder::Holder;
-use crate::support::{APP, FIXTURE, Guard, Output, Proc, Pty, SOON, Sandbox, within};
+use crate::support::{APP, FIXTURE, Guard, Output, Proc, Pty, SOON, Sandbox, copy_program, within};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -277,7 +277,7 @@ fn foreign_words_are_escaped() {
     let sandbox = Sandbox::new();
     // The name of a process is its file's, cut to 15 bytes.
     let evil = sandbox.path("work/a\nb\x1b[2Jc");
-    fs::copy(FIXTURE, &evil).unwrap();
+    copy_program(FIXTURE, &evil);
     let teardown = "printf 'x\\033[2Jy\\rz\\377\\n\\000\\n'";
     let guard = sandbox.run().app().teardown(teardown).args(["--teardown-on", "always"]);
     let script = "\"$EVIL\" ignore-term >ignoring & while ! test -s ignoring; do sleep 0.01; done";

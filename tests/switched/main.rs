@@ -16,5 +16,8 @@ mod janitor_against_guards;
 #[path = "../it/lock_holder.rs"]
 mod lock_holder;
 mod self_deadlock;
+mod state_by_domain;
+#[path = "../it/state_two_runs.rs"]
+mod state_two_runs;
 #[path = "../it/support/mod.rs"]
 mod support;
