@@ -12,6 +12,7 @@
     reason = "a program of its own, for people at a terminal: it prints, and a failed measurement may panic"
 )]
 
+mod abra_dir;
 mod contender;
 mod kernel;
 mod options;
@@ -61,6 +62,9 @@ fn main() {
     }
     if options.wants("stacks") {
         orphans::measure(&bench, &options);
+    }
+    if options.wants("abra-dir") {
+        abra_dir::measure(&bench, &options);
     }
     if options.wants("idle") {
         resident::measure_wakeups(&bench, &options);

@@ -1,7 +1,8 @@
 //! The counts of the benchmark, by flag.
 
-pub const USAGE: &str = "usage: tests/bench/run [--markdown] [--only start|resident|stop|tree|locks|stacks|idle] [--runs N] \
-                         [--stops N] [--trees N] [--descendants N] [--locks N] [--stacks N] [--jobs N] [--idle SECONDS]";
+pub const USAGE: &str = "usage: tests/bench/run [--markdown] [--only start|resident|stop|tree|locks|stacks|abra-dir|idle] \
+                         [--runs N] [--stops N] [--trees N] [--descendants N] [--locks N] [--stacks N] [--jobs N] \
+                         [--recipes N] [--fetches N] [--idle SECONDS]";
 
 pub struct Options {
     pub markdown: bool,
@@ -20,6 +21,10 @@ pub struct Options {
     pub stacks: usize,
     /// Teardowns that the janitor does at a time.
     pub jobs: usize,
+    /// Recipes of the canonical ABRA_DIR.
+    pub recipes: usize,
+    /// Rounds of all ways to get one of them.
+    pub fetches: usize,
     /// Length of the idle watch, in seconds.
     pub idle: u64,
 }
@@ -36,6 +41,8 @@ impl Options {
             locks: 10_000,
             stacks: 20,
             jobs: 16,
+            recipes: 50,
+            fetches: 15,
             idle: 60,
         };
         while let Some(flag) = arguments.next() {
@@ -57,11 +64,13 @@ impl Options {
                 "--locks" => options.locks = number()?,
                 "--stacks" => options.stacks = number()?,
                 "--jobs" => options.jobs = number()?,
+                "--recipes" => options.recipes = number()?,
+                "--fetches" => options.fetches = number()?,
                 "--idle" => options.idle = u64::try_from(number()?).map_err(|error| error.to_string())?,
                 "--only" => match arguments.next().as_deref() {
-                    Some(part @ ("start" | "resident" | "stop" | "tree" | "locks" | "stacks" | "idle")) => {
-                        options.only = Some(part.to_owned())
-                    }
+                    Some(
+                        part @ ("start" | "resident" | "stop" | "tree" | "locks" | "stacks" | "abra-dir" | "idle"),
+                    ) => options.only = Some(part.to_owned()),
                     other => return Err(format!("--only {}: no such part", other.unwrap_or(""))),
                 },
                 _ => return Err(format!("unknown argument '{flag}'")),
