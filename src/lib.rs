@@ -9,6 +9,7 @@ pub mod abra_dir;
 pub mod allow_list;
 pub mod app;
 pub mod cli;
+pub mod doctor;
 pub mod duration;
 pub mod error;
 pub mod exit_status;
@@ -18,7 +19,9 @@ pub mod harness;
 pub mod interpreter;
 pub mod janitor;
 pub mod lock;
+pub mod locks;
 pub mod log;
+pub mod manual;
 pub mod run_state;
 pub mod settings;
 pub mod stack;
@@ -30,9 +33,7 @@ pub mod tree;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::cli::{Cli, Form, Later};
+use crate::cli::{Cli, Form};
 use crate::exit_status::ExitStatus;
 
 /// Runs the program: parse, then dispatch.
@@ -43,8 +44,17 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     if let Some((form, args)) = cli::parse_run(&words) {
         return ExitCode::from(guard::start(birth, form, &args));
     }
-    let status = match Cli::try_parse_from(&words) {
-        Err(error) => not_understood(&error, &words),
+    let status = dispatch(birth, &words);
+    let lost = status == ExitStatus::Success as u8 && log::stdout_failed();
+    ExitCode::from(if lost { ExitStatus::Failed as u8 } else { status })
+}
+
+fn dispatch(birth: guard::Birth, words: &[OsString]) -> u8 {
+    if words.iter().skip(1).eq(["help", "exit-codes"]) {
+        return manual::exit_codes();
+    }
+    match cli::parse(words) {
+        Err(error) => not_understood(&error, words),
         Ok(Cli { form: None, run }) => guard::start(birth, settings::Form::Run, &run),
         Ok(Cli { form: Some(form), .. }) => match form {
             Form::Run(args) => guard::start(birth, settings::Form::Run, &args),
@@ -53,20 +63,12 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             Form::Reap(args) => janitor::reap(birth.inherited, &args.app, &args.janitor),
             Form::AbraDir(args) => abra_dir::run(birth.inherited, &args),
             Form::State(args) => run_state::run(&args),
-            Form::Locks(Later { .. })
-            | Form::Doctor(Later { .. })
-            | Form::Completions(Later { .. })
-            | Form::Man(Later { .. }) => {
-                let form = words.get(1).map(|word| settings::quoted(word)).unwrap_or_default();
-                log::say_error(&format!(
-                    "{form} is not built yet; to run a command of that name: ccci-guard -- {}",
-                    form.trim_matches('\'')
-                ));
-                ExitStatus::Usage as u8
-            }
+            Form::Locks(args) => locks::run(&args),
+            Form::Doctor(args) => doctor::run(birth.inherited, &args),
+            Form::Completions(args) => manual::completions(&args),
+            Form::Man(args) => manual::man(&args),
         },
-    };
-    ExitCode::from(status)
+    }
 }
 
 /// Help and version, or one sentence about what is wrong.

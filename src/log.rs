@@ -6,15 +6,16 @@
 
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tracing::field::{Field, Visit};
 use tracing::span;
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -97,10 +98,23 @@ pub fn set_run_id(run_id: &str) {
     }
 }
 
-/// Writes data to stdout. A reader that has gone is a quiet end, not an error.
+/// Writes data to stdout. A reader that has gone is a quiet end; what else goes wrong is said, and [`stdout_failed`] tells.
 pub fn stdout(data: &str) {
-    let _ = std::io::stdout().lock().write_all(data.as_bytes());
-    let _ = std::io::stdout().lock().flush();
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(data.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            STDOUT_FAILED.store(true, Ordering::Relaxed);
+            say_error(&format!("cannot write to stdout: {error}"));
+        }
+        _ => {}
+    }
+}
+
+static STDOUT_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Did data get lost on its way to stdout, for another reason than that nobody reads it?
+pub fn stdout_failed() -> bool {
+    STDOUT_FAILED.load(Ordering::Relaxed)
 }
 
 /// One JSON object and a line end, as data on stdout has it.
@@ -108,6 +122,11 @@ pub fn json_line(data: &impl Serialize) -> String {
     let mut text = serde_json::to_string(data).unwrap_or_default();
     text.push('\n');
     text
+}
+
+/// For serde: a path as text, whatever bytes it has. JSON has no others, and a path that is not UTF-8 is no reason for none.
+pub fn path_as_text<S: Serializer>(path: &impl AsRef<Path>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.as_ref().to_string_lossy())
 }
 
 /// Says an error of the command line itself, before (or without) [`start`].
@@ -144,6 +163,15 @@ impl Subscriber for ToLog {
 }
 
 impl Settings {
+    /// Is text coloured, on a terminal or elsewhere?
+    pub fn wants_color(&self, is_terminal: bool) -> bool {
+        match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => is_terminal && !self.no_color,
+        }
+    }
+
     fn shown(&self) -> Level {
         match self.verbosity {
             ..=-2 => Level::ERROR,
@@ -169,11 +197,7 @@ impl Log {
             // A poisoned lock is no reason to be silent.
             let mut stderr = self.stderr.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             let stderr = stderr.get_or_insert_with(Stderr::open);
-            let color = match self.settings.color {
-                Color::Always => true,
-                Color::Never => false,
-                Color::Auto => stderr.is_terminal && !self.settings.no_color,
-            };
+            let color = self.settings.wants_color(stderr.is_terminal);
             stderr.write(text(color).as_bytes());
         }
     }

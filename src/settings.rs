@@ -6,15 +6,17 @@
 
 #![forbid(unsafe_code)]
 
+mod doctor;
 mod janitor;
 mod lookup;
 mod per_run;
 mod run;
 
+pub use doctor::{DoctorSettings, resolve_doctor};
 pub use janitor::{JanitorSettings, resolve_janitor, resolve_reap};
 pub use per_run::{
     AbraDirSettings, STATE_KINDS, StateKind, StateSettings, Whose, parse_run_id, parse_word, resolve_abra_dir_options,
-    resolve_run_id, resolve_state_options, shell_quoted,
+    resolve_lock_dir, resolve_run_id, resolve_state_options, shell_quoted,
 };
 pub use run::{
     AbraDirChoice, AutoSettings, Form, HandedLock, RunName, RunSettings, Session, StopScope, Survivors, Teardown,

@@ -2,7 +2,12 @@
 #
 # In nixpkgs' usual, dynamic form. For the static one that the README of this directory builds:
 # pkgs.pkgsStatic.callPackage ./docs/deploy/package.nix { }
-{ lib, rustPlatform }:
+{
+  lib,
+  stdenv,
+  rustPlatform,
+  installShellFiles,
+}:
 
 let
   root = ../..;
@@ -29,6 +34,17 @@ rustPlatform.buildRustPackage {
   ];
   # The tests start process trees, take locks and need Docker: tests/run does that, a build sandbox can't.
   doCheck = false;
+
+  # The program makes its own man pages and completions; one that is built for another machine can't be asked.
+  nativeBuildInputs = [ installShellFiles ];
+  postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+    "$out/bin/ccci-guard" man --dir man
+    installManPage man/*.1
+    for shell in bash zsh fish; do
+      "$out/bin/ccci-guard" completions "$shell" >"completion.$shell"
+      installShellCompletion --cmd ccci-guard "--$shell" "completion.$shell"
+    done
+  '';
 
   meta = {
     description = manifest.package.description;

@@ -241,6 +241,7 @@ fn cannot_read(runs_dir: &Path, error: std::io::Error) -> Error {
 struct Created<'a> {
     schema: u32,
     run_id: &'a str,
+    #[serde(serialize_with = "log::path_as_text")]
     abra_dir: &'a Path,
 }
 
@@ -254,6 +255,7 @@ struct List {
 #[derive(Serialize)]
 struct Listed {
     run_id: String,
+    #[serde(serialize_with = "log::path_as_text")]
     abra_dir: PathBuf,
     alive: bool,
     recipes: Vec<String>,

@@ -41,7 +41,7 @@ use crate::guard::report::ReportFile;
 use crate::guard::run::Run;
 use crate::harness::Program;
 use crate::run_state::RunState;
-use crate::settings::{self, Form, RunSettings, Teardown};
+use crate::settings::{self, Form, RunName, RunSettings, Teardown};
 use crate::sys::process::{self, Pid};
 use crate::sys::signal::{self, Delivery, Inherited};
 use crate::sys::time::{self, Alarm};
@@ -98,7 +98,11 @@ fn guarded(birth: Birth, settings: RunSettings) -> u8 {
         Err(error) => return refused(error.into()).1,
     };
     let apps: Vec<String> = settings.apps.iter().map(ToString::to_string).collect();
-    let mut run_id = String::new();
+    // Also of a run that never gets as far as its claim.
+    let mut run_id = match &settings.run_name {
+        RunName::Given(id) => id.to_string(),
+        RunName::FirstFree(_) => String::new(),
+    };
     match prepare(birth, settings, began, &mut run_id) {
         Ok(run) => watch(Run { report, ..run }),
         Err(why) => {

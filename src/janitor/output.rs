@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::getpid;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::exit_status::ExitStatus;
 use crate::janitor::classify::Verdict;
@@ -35,6 +35,7 @@ pub struct Entry {
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "the keys are documented in docs/commands/janitor.md")]
 pub struct LockReport {
+    #[serde(serialize_with = "optional_path_as_text")]
     pub path: Option<PathBuf>,
     pub held_s: Option<f64>,
     pub holder: Option<HolderReport>,
@@ -47,6 +48,13 @@ pub struct HolderReport {
     pub pid: Option<i32>,
     pub run_id: Option<String>,
     pub command: Option<String>,
+}
+
+fn optional_path_as_text<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => log::path_as_text(path, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 impl Entry {

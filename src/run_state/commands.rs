@@ -201,10 +201,15 @@ struct Shown<'a> {
 
 #[derive(Serialize)]
 struct Paths<'a> {
+    #[serde(serialize_with = "log::path_as_text")]
     deploys: &'a Path,
+    #[serde(serialize_with = "log::path_as_text")]
     opstate: &'a Path,
+    #[serde(serialize_with = "log::path_as_text")]
     deps: &'a Path,
+    #[serde(serialize_with = "log::path_as_text")]
     depskip: &'a Path,
+    #[serde(serialize_with = "log::path_as_text")]
     apps: &'a Path,
 }
 

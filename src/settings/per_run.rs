@@ -177,6 +177,16 @@ pub fn parse_run_id(text: &OsStr) -> Result<RunId, Error> {
         .parse(RunId::parse)
 }
 
+/// The directory of the app locks.
+///
+/// # Errors
+/// A bad value.
+pub fn resolve_lock_dir(flag: Option<&OsStr>) -> Result<PathBuf, Error> {
+    let lookup = Lookup { nested: false, form: Form::Run };
+    let given = lookup.directory(flag.map(OsStr::to_owned).as_ref(), "lock-dir")?;
+    Ok(given.unwrap_or_else(|| "/run/lock".into()))
+}
+
 /// A word of the command line, `name` for complaints.
 ///
 /// # Errors

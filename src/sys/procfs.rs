@@ -107,6 +107,12 @@ pub fn ancestors() -> Vec<Pid> {
     chain
 }
 
+/// Is this the pid namespace that the kernel began with? From any other, processes outside of it can't be seen.
+pub fn in_first_pid_namespace() -> bool {
+    // PROC_PID_INIT_INO of the kernel's proc_ns.h. Where it can't be read there is nothing to say.
+    fs::read_link("/proc/self/ns/pid").map_or(true, |link| link.as_os_str() == "pid:[4026531836]")
+}
+
 /// A file as `/proc` names it in lock lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
@@ -240,23 +246,58 @@ pub fn flock_taker(file: FileId) -> Option<Pid> {
     lock_lines(file).into_iter().find(|(waits, pid)| !waits && pid.as_raw() > 0).map(|(_, pid)| pid)
 }
 
-/// Who took which flock, read once for many files: `/proc/locks` lists those of the whole host.
+/// Who took which flock and who waits for it, read once for many files: `/proc/locks` lists those of the whole host.
 #[derive(Debug, Default)]
 pub struct LockTable {
-    takers: HashMap<String, Pid>,
+    files: HashMap<String, Locked>,
+}
+
+#[derive(Debug, Default)]
+struct Locked {
+    is_held: bool,
+    taker: Option<Pid>,
+    waiters: Vec<Pid>,
 }
 
 impl LockTable {
-    /// Reads it.
+    /// Reads it; where that can't be had nothing is known.
     pub fn read() -> Self {
-        let locks = read_lock_table().unwrap_or_default();
-        let takers = locks.lines().filter_map(parse_lock_line).filter(|line| !line.waits && line.pid.as_raw() > 0);
-        LockTable { takers: takers.map(|line| (line.file.to_owned(), line.pid)).collect() }
+        LockTable::try_read().unwrap_or_default()
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// There is no `/proc`.
+    pub fn try_read() -> std::io::Result<Self> {
+        let mut table = LockTable::default();
+        for line in read_lock_table()?.lines().filter_map(parse_lock_line) {
+            let file = table.files.entry(line.file.to_owned()).or_default();
+            // A process in a pid namespace that we can't see has no number here.
+            let pid = Some(line.pid).filter(|pid| pid.as_raw() > 0);
+            if line.waits {
+                file.waiters.extend(pid);
+            } else {
+                file.is_held = true;
+                file.taker = file.taker.or(pid);
+            }
+        }
+        Ok(table)
     }
 
     /// Who took the flock on `file`.
     pub fn taker(&self, file: FileId) -> Option<Pid> {
-        self.takers.get(&file.in_lock_line()).copied()
+        self.files.get(&file.in_lock_line())?.taker
+    }
+
+    /// Has anybody a flock on `file`?
+    pub fn is_held(&self, file: FileId) -> bool {
+        self.files.get(&file.in_lock_line()).is_some_and(|file| file.is_held)
+    }
+
+    /// Who waits for the flock on `file`.
+    pub fn waiters(&self, file: FileId) -> &[Pid] {
+        self.files.get(&file.in_lock_line()).map(|file| file.waiters.as_slice()).unwrap_or_default()
     }
 }
 

@@ -49,6 +49,11 @@ impl Inherited {
         self.ignored.get(signal as usize).copied().unwrap_or(false)
     }
 
+    /// The signals that the caller had blocked.
+    pub fn blocked(&self) -> Vec<Signal> {
+        self.mask.iter().collect()
+    }
+
     /// Gives a child that is about to exec the caller's dispositions, then the caller's mask.
     ///
     /// SIGPIPE and SIGCHLD become default: Rust's start-up code ignores the first, and an inherited ignored

@@ -1,0 +1,293 @@
+//! Looking: lock files, `/proc/locks`, and who has what open. [`State`] is what follows from it.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::OFlag;
+use serde::Serialize;
+
+use crate::app::AppName;
+use crate::error::Error;
+use crate::lock::holder::{self, HolderLine};
+use crate::lock::path;
+use crate::sys::open_files::OpenFiles;
+use crate::sys::process::Pid;
+use crate::sys::procfs::{self, FileId, LockTable};
+
+/// The name of the guard's processes.
+const GUARD: &str = "ccci-guard";
+
+/// What there is to say of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Nobody has it.
+    Free,
+    /// Somebody has it.
+    Held,
+    /// Its run is dead, something that the run started has it.
+    Leaked,
+    /// Somebody has it, or may have it, that can't be seen from here.
+    Invisible,
+    /// Its file was removed or replaced under a process that still has it.
+    Replaced,
+}
+
+/// One lock.
+#[derive(Debug)]
+pub struct Lock {
+    /// The app.
+    pub app: AppName,
+    /// Its lock file.
+    pub path: PathBuf,
+    /// What there is to say of it.
+    pub state: State,
+    /// Since when it is held: the file's modification time.
+    pub held_for: Option<Duration>,
+    /// The line of who took it.
+    pub recorded: Option<HolderLine>,
+    /// Every process that shares the lock.
+    pub holders: Vec<Seen>,
+    /// Every process that waits for it.
+    pub waiters: Vec<Seen>,
+}
+
+/// A process.
+#[derive(Clone, Debug, Serialize)]
+pub struct Seen {
+    /// Its number.
+    pub pid: i32,
+    /// Its name.
+    pub comm: String,
+}
+
+/// All that was seen.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// The locks, by name.
+    pub locks: Vec<Lock>,
+    /// Lock files that we may not read.
+    unreadable: usize,
+    /// Processes that we may not look at: any of them may hold a lock, or a removed file of one.
+    unseen: usize,
+    /// We are in a pid namespace of our own: `/proc/locks` shows only its locks.
+    own_pid_namespace: bool,
+}
+
+/// A lock file that is there.
+struct LockFile {
+    id: FileId,
+    modified: Option<SystemTime>,
+    line: Option<HolderLine>,
+}
+
+impl Look {
+    /// Looks at all locks of a directory, or at those of these apps, whether they have a file or not.
+    ///
+    /// # Errors
+    /// The directory or `/proc` can't be read.
+    pub fn at(directory: &Path, apps: &[AppName]) -> Result<Self, Error> {
+        let mut look = Look { own_pid_namespace: !procfs::in_first_pid_namespace(), ..Look::default() };
+        let mut files = HashMap::new();
+        for app in look.names(directory, apps)? {
+            let path = path::of(directory, &app);
+            let file =
+                look.read(&path).map_err(|error| Error::File { what: "cannot look at the lock file", path, error })?;
+            files.insert(app, file);
+        }
+        let table = LockTable::try_read().map_err(no_proc)?;
+        let real = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+        let device = real.metadata().map_or(0, |directory| directory.dev());
+        let locked: HashSet<FileId> =
+            files.values().flatten().map(|file| file.id).filter(|id| table.is_held(*id)).collect();
+        // Without a lock in sight there is nobody to look for but holders of removed files.
+        let open = OpenFiles::look(&locked, &real, device).map_err(no_proc)?;
+        for (app, file) in files {
+            let lock = judge(&table, &open, &real, path::of(directory, &app), app, file, look.own_pid_namespace);
+            look.locks.push(lock);
+        }
+        if apps.is_empty() {
+            look.add_removed(directory, &real, &open);
+        }
+        look.locks.sort_by(|a, b| a.app.cmp(&b.app));
+        look.unseen = open.unseen;
+        Ok(look)
+    }
+
+    fn names(&self, directory: &Path, apps: &[AppName]) -> Result<Vec<AppName>, Error> {
+        if !apps.is_empty() {
+            return Ok(apps.to_vec());
+        }
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => {
+                return Err(Error::File { what: "cannot read the lock directory", path: directory.to_owned(), error });
+            }
+        };
+        let names = entries.flatten().filter_map(|entry| path::app_of(&entry.file_name()));
+        Ok(names.filter_map(|name| AppName::parse(&name).ok()).collect())
+    }
+
+    fn read(&mut self, path: &Path) -> io::Result<Option<LockFile>> {
+        let metadata = match path.symlink_metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            metadata => metadata?,
+        };
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let opened: io::Result<File> = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+        self.unreadable += usize::from(opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied));
+        Ok(Some(LockFile {
+            id: FileId { device: metadata.dev(), inode: metadata.ino() },
+            modified: metadata.modified().ok(),
+            line: opened.ok().and_then(|file| holder::read_line(&file)),
+        }))
+    }
+
+    /// Locks whose file is gone altogether.
+    fn add_removed(&mut self, directory: &Path, real: &Path, open: &OpenFiles) {
+        for (removed, ..) in &open.removed {
+            let name = removed.file_name().and_then(path::app_of);
+            let app = name.and_then(|name| AppName::parse(&name).ok());
+            let Some(app) = app.filter(|app| self.locks.iter().all(|lock| lock.app != *app)) else { continue };
+            let holders = holders_of_removed(open, real, &app);
+            if !holders.is_empty() {
+                let path = path::of(directory, &app);
+                let (held_for, recorded, waiters) = (None, None, Vec::new());
+                self.locks.push(Lock { app, path, state: State::Replaced, held_for, recorded, holders, waiters });
+            }
+        }
+    }
+
+    /// Says on stderr what a reader of the list should know that is not in it.
+    pub fn say_what_is_unseen(&self) {
+        if self.own_pid_namespace {
+            tracing::warn!(
+                event = "locks-unseen",
+                "this is not the host's pid namespace: locks of processes outside of it can't be seen from here"
+            );
+        }
+        if self.unreadable > 0 {
+            let (count, s) = (self.unreadable, if self.unreadable == 1 { "" } else { "s" });
+            tracing::warn!(
+                event = "locks-unseen",
+                "{count} lock file{s} can't be read: run it as root to see who took them"
+            );
+        }
+        if self.unseen > 0 {
+            let (count, es) = (self.unseen, if self.unseen == 1 { "" } else { "es" });
+            tracing::warn!(
+                event = "locks-unseen",
+                "{count} process{es} can't be looked at: run it as root to see who holds"
+            );
+        }
+    }
+}
+
+fn no_proc(error: io::Error) -> Error {
+    Error::System { what: "cannot tell who holds what without /proc", error }
+}
+
+fn judge(
+    table: &LockTable,
+    open: &OpenFiles,
+    real: &Path,
+    path: PathBuf,
+    app: AppName,
+    file: Option<LockFile>,
+    own_pid_namespace: bool,
+) -> Lock {
+    let removed = holders_of_removed(open, real, &app);
+    let Some(file) = file else {
+        let state = if removed.is_empty() { State::Free } else { State::Replaced };
+        let (held_for, recorded, waiters) = (None, None, Vec::new());
+        return Lock { app, path, state, held_for, recorded, holders: removed, waiters };
+    };
+    let locked = table.is_held(file.id);
+    let users = open.users.get(&file.id).map(Vec::as_slice).unwrap_or_default();
+    let holders = seen(users.iter().filter(|(pid, fd)| shares(*pid, *fd)).map(|(pid, _)| *pid));
+    // The line of somebody else than who took the lock tells of the past: not every holder writes one.
+    let taker = table.taker(file.id).map(Pid::as_raw);
+    let recorded = file.line.filter(|line| taker.is_none_or(|pid| pid == line.pid));
+    // A guard that shares it is at work, whoever took it.
+    let at_work = |line: &HolderLine| holders.iter().any(|seen| seen.pid == line.pid || seen.comm == GUARD);
+    let recorded_lives = recorded.as_ref().is_none_or(at_work);
+    let state = if !removed.is_empty() {
+        State::Replaced
+    } else {
+        state_of(locked, !holders.is_empty(), recorded_lives, own_pid_namespace)
+    };
+    let is_held = matches!(state, State::Held | State::Leaked | State::Invisible) && locked;
+    Lock {
+        app,
+        path,
+        state,
+        held_for: file.modified.filter(|_| is_held).and_then(|since| SystemTime::now().duration_since(since).ok()),
+        recorded,
+        holders: if removed.is_empty() { holders } else { removed },
+        waiters: seen(table.waiters(file.id).iter().copied()),
+    }
+}
+
+/// `recorded_lives`: whoever the line names shares the lock, or nobody is named. `may_be_elsewhere`: holders outside our
+/// pid namespace don't show.
+fn state_of(locked: bool, has_holders: bool, recorded_lives: bool, may_be_elsewhere: bool) -> State {
+    match (locked, has_holders, recorded_lives) {
+        (true, true, true) => State::Held,
+        (true, true, false) => State::Leaked,
+        (true, false, _) => State::Invisible,
+        (false, ..) if may_be_elsewhere => State::Invisible,
+        (false, ..) => State::Free,
+    }
+}
+
+fn holders_of_removed(open: &OpenFiles, real: &Path, app: &AppName) -> Vec<Seen> {
+    let path = path::of(real, app);
+    let of_app = open.removed.iter().filter(|(removed, ..)| *removed == path);
+    seen(of_app.filter(|(_, _, pid, fd)| shares(*pid, *fd)).map(|(_, _, pid, _)| *pid))
+}
+
+fn shares(pid: Pid, fd: i32) -> bool {
+    procfs::shows_flock(&pid.to_string(), fd) == Some(true)
+}
+
+/// Each process once.
+fn seen(pids: impl Iterator<Item = Pid>) -> Vec<Seen> {
+    let mut found: Vec<Seen> = Vec::new();
+    for pid in pids {
+        if !found.iter().any(|seen| seen.pid == pid.as_raw()) {
+            let comm = procfs::process(pid).map(|process| process.name).unwrap_or_default();
+            found.push(Seen { pid: pid.as_raw(), comm });
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_from_what_is_seen() {
+        for ((held, has_holders, recorded_lives, may_be_elsewhere), state) in [
+            ((false, false, true, false), State::Free),
+            ((false, false, false, false), State::Free),
+            ((false, false, false, true), State::Invisible),
+            ((true, true, true, false), State::Held),
+            ((true, true, true, true), State::Held),
+            ((true, true, false, false), State::Leaked),
+            ((true, false, false, false), State::Invisible),
+        ] {
+            assert_eq!(state_of(held, has_holders, recorded_lives, may_be_elsewhere), state, "{held} {has_holders}");
+        }
+    }
+}
