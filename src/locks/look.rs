@@ -212,9 +212,10 @@ fn judge(
         let (held_for, recorded, waiters) = (None, None, Vec::new());
         return Lock { app, path, state, held_for, recorded, holders: removed, waiters };
     };
-    let locked = table.is_held(file.id);
     let users = open.users.get(&file.id).map(Vec::as_slice).unwrap_or_default();
     let holders = seen(users.iter().filter(|(pid, fd)| shares(*pid, *fd)).map(|(pid, _)| *pid));
+    // A holder that let go since the table was read is none, and not one that can't be seen.
+    let locked = table.is_held(file.id) && (!holders.is_empty() || procfs::is_flocked(file.id));
     // The line of somebody else than who took the lock tells of the past: not every holder writes one.
     let taker = table.taker(file.id).map(Pid::as_raw);
     let recorded = file.line.filter(|line| taker.is_none_or(|pid| pid == line.pid));
