@@ -72,7 +72,12 @@ pub fn command() -> clap::Command {
     };
     Cli::command()
         .mut_args(|arg| if arg.get_id() == "help" { arg } else { arg.hide(true) })
-        .mut_subcommand("exec", |exec| exec.mut_args(hide(&RESIDENT)))
+        .mut_subcommand("exec", |exec| {
+            exec.mut_args(hide(&RESIDENT))
+                .mut_arg("app", |arg| arg.help("App to lock; repeatable [CCCI_APP_DOMAIN, comma list; none]"))
+                .mut_arg("deadline", |arg| arg.help("SIGALRM this long after its start [CCCI_DEADLINE; none]"))
+                .mut_arg("abra_dir", |arg| arg.help("Its ABRA_DIR: inherit or a path [CCCI_ABRA_DIR; inherit]"))
+        })
         .mut_subcommand("janitor", |janitor| janitor.mut_args(hide(&["lock_timeout"])))
         .mut_subcommand("reap", |reap| reap.mut_args(hide(&OF_A_ROUND)))
         .after_help("RUN OPTIONS: see ccci-guard run --help. What the exit statuses mean: ccci-guard help exit-codes")
@@ -269,7 +274,10 @@ pub struct AllowListArgs {
 
 /// Options of `janitor` and `reap`, as typed.
 #[derive(Debug, Default, Args)]
-#[command(before_help = "Example: ccci-guard janitor --zone ci.example.net")]
+#[command(
+    before_help = "Example: ccci-guard janitor --zone ci.example.net",
+    override_usage = "ccci-guard janitor --zone ZONE [OPTIONS]"
+)]
 pub struct JanitorArgs {
     /// Names that may be torn down.
     #[command(flatten)]
@@ -332,7 +340,10 @@ pub struct JanitorArgs {
 
 /// Options of `reap`, as typed.
 #[derive(Debug, Args)]
-#[command(before_help = "Example: ccci-guard reap a1-0a1b2c.ci.example.net --zone ci.example.net")]
+#[command(
+    before_help = "Example: ccci-guard reap a1-0a1b2c.ci.example.net --zone ci.example.net",
+    override_usage = "ccci-guard reap APP --zone ZONE [OPTIONS]"
+)]
 pub struct ReapArgs {
     /// The app: its domain
     #[arg(value_name = "APP")]

@@ -57,72 +57,84 @@ pub struct Row {
     /// What it means.
     pub meaning: &'static str,
     /// The forms that give it.
-    forms: Forms,
+    forms: &'static [Forms],
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Forms {
+/// Forms that have their statuses in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forms {
     /// `run` and `exec`.
     Run,
     /// `janitor` and `reap`.
     Janitor,
     /// `abra-dir` and `state`.
     PerRun,
-    /// All but `run` and `exec`.
+    /// All others.
     Others,
-    /// `run`, `exec` and `reap`.
-    Locking,
 }
 
-impl Row {
-    /// Does this form (`run`, `abra-dir create`; empty: the whole program) give it?
-    pub fn applies_to(&self, form: &str) -> bool {
-        let is = |names: &[&str]| form.is_empty() || names.iter().any(|name| form.starts_with(name));
-        match self.forms {
-            Forms::Run => is(&["run", "exec"]),
-            Forms::Janitor => is(&["janitor", "reap"]),
-            Forms::PerRun => is(&["abra-dir", "state"]),
-            Forms::Others => form.is_empty() || !is(&["run", "exec"]),
-            Forms::Locking => is(&["run", "exec", "reap"]),
+impl Forms {
+    /// All, with what they are called.
+    pub const ALL: [(Forms, &'static str); 4] = [
+        (Forms::Run, "run, exec"),
+        (Forms::Janitor, "janitor, reap"),
+        (Forms::PerRun, "abra-dir, state"),
+        (Forms::Others, "locks, doctor, completions, man, help"),
+    ];
+
+    /// Those of a form: `run`, `abra-dir create`.
+    pub fn of(form: &str) -> Self {
+        let is = |names: [&str; 2]| names.iter().any(|name| form.starts_with(name));
+        if is(["run", "exec"]) {
+            Forms::Run
+        } else if is(["janitor", "reap"]) {
+            Forms::Janitor
+        } else if is(["abra-dir", "state"]) {
+            Forms::PerRun
+        } else {
+            Forms::Others
         }
     }
 }
 
-const fn row(status: &'static str, forms: Forms, meaning: &'static str) -> Row {
+/// The rows of these forms.
+pub fn rows(forms: Forms) -> impl Iterator<Item = &'static Row> {
+    TABLE.iter().filter(move |row| row.forms.contains(&forms))
+}
+
+const RUN: &[Forms] = &[Forms::Run];
+const JANITOR: &[Forms] = &[Forms::Janitor];
+const PER_RUN: &[Forms] = &[Forms::PerRun];
+const NOT_RUN: &[Forms] = &[Forms::Janitor, Forms::PerRun, Forms::Others];
+
+const fn row(status: &'static str, forms: &'static [Forms], meaning: &'static str) -> Row {
     Row { status, meaning, forms }
 }
 
 /// All statuses; `docs/exit-status.md` says more of each.
-pub const TABLE: [Row; 21] = [
-    row("the harness's own", Forms::Run, "passed through, whatever it is"),
-    row("128+n", Forms::Run, "the harness died of signal n by itself"),
-    row("142", Forms::Run, "deadline"),
-    row(
-        "143 130 129 131",
-        Forms::Run,
-        "asked to stop by SIGTERM, SIGINT, SIGHUP, SIGQUIT; 143 also when the caller died",
-    ),
-    row("137", Forms::Run, "the supervisor was killed; the monitor stopped the run and tore it down"),
-    row("141", Forms::Run, "nobody reads the output any more (--stop-on-closed-output)"),
-    row("70", Forms::Run, "it exited 0, but a teardown failed or a process could not be killed; or a self-deadlock"),
-    row("75", Forms::Locking, "the app lock was not had in time; it says who holds it"),
-    row("76", Forms::Run, "reserved: the lease of a cluster lock was lost"),
-    row("78", Forms::Run, "never by the guard itself (Drone takes it for success)"),
-    row(
-        "125",
-        Forms::Run,
-        "the run could not be started: usage, settings, orphan, lock directory, no way to tear down",
-    ),
-    row("126", Forms::Run, "the command was found, but can't be executed"),
-    row("127", Forms::Run, "the command, or its interpreter, was not found"),
-    row("0", Forms::Others, "all went well"),
-    row("1", Forms::Others, "something failed, or is wrong; janitor, reap: or something is left"),
-    row("2", Forms::Others, "usage"),
-    row("3", Forms::Janitor, "janitor --fail-on-findings: there is something to look at"),
-    row("66", Forms::PerRun, "what was named is not there"),
-    row("143 130 129 131", Forms::Others, "asked to stop by SIGTERM, SIGINT, SIGHUP, SIGQUIT"),
-    row("69", Forms::Janitor, "a list could not be had; nothing was touched"),
-    row("73", Forms::PerRun, "it exists already; nothing was changed"),
+const TABLE: [Row; 22] = [
+    row("the harness's own", RUN, "passed through, whatever it is"),
+    row("128+n", RUN, "the harness died of signal n by itself"),
+    row("142", RUN, "deadline"),
+    row("143 130 129 131", RUN, "asked to stop by SIGTERM, SIGINT, SIGHUP, SIGQUIT; 143 also when the caller died"),
+    row("137", RUN, "the supervisor was killed; the monitor stopped the run and tore it down"),
+    row("141", RUN, "nobody reads the output any more (--stop-on-closed-output)"),
+    row("70", RUN, "it exited 0, but a teardown failed or a process could not be killed; or a self-deadlock"),
+    row("75", RUN, "the app lock was not had in time; it says who holds it"),
+    row("76", RUN, "reserved: the lease of a cluster lock was lost"),
+    row("78", RUN, "never by the guard itself (Drone takes it for success)"),
+    row("125", RUN, "could not be started: usage, setting, orphan, lock directory, no way to tear down"),
+    row("126", RUN, "the command was found, but can't be executed"),
+    row("127", RUN, "the command, or its interpreter, was not found"),
+    row("0", NOT_RUN, "all went well"),
+    row("1", NOT_RUN, "something failed, or is wrong, or is left"),
+    row("2", NOT_RUN, "usage"),
+    row("3", JANITOR, "janitor --fail-on-findings: there is something to look at"),
+    row("66", PER_RUN, "what was named is not there"),
+    row("69", JANITOR, "a list could not be had; nothing was touched"),
+    row("73", PER_RUN, "it exists already; nothing was changed"),
+    row("75", JANITOR, "reap: somebody holds the app's lock"),
+    row("143 130 129 131", NOT_RUN, "asked to stop by SIGTERM, SIGINT, SIGHUP, SIGQUIT"),
 ];
 
 impl From<ExitStatus> for ExitCode {

@@ -98,6 +98,22 @@ pub fn set_run_id(run_id: &str) {
     }
 }
 
+/// From now on this process speaks of this app: JSON lines name it, and [`of_app`] where it is one of several.
+pub fn set_app(app: Option<&str>, one_of_several: bool) {
+    let app = app.map(|app| (app.to_owned(), one_of_several));
+    *APP.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = app;
+}
+
+static APP: Mutex<Option<(String, bool)>> = Mutex::new(None);
+
+/// `APP: ` where this process speaks of one of several apps, else nothing.
+pub fn of_app() -> String {
+    match &*APP.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        Some((app, true)) => format!("{app}: "),
+        _ => String::new(),
+    }
+}
+
 /// Writes data to stdout. A reader that has gone is a quiet end; what else goes wrong is said, and [`stdout_failed`] tells.
 pub fn stdout(data: &str) {
     let mut stdout = std::io::stdout().lock();
@@ -190,8 +206,13 @@ impl Log {
             Format::Json => line.as_json(level, self.run_id.get().map(String::as_str)),
         };
         if let Some(mut file) = self.file.as_ref() {
+            let mut line = text(false);
+            if self.settings.format == Format::Text {
+                // It is read later, and may be that of many runs.
+                line.insert_str(0, &format!("{} {} ", timestamp(), self.run_id.get().map_or("-", String::as_str)));
+            }
             // One write a line: lines of several processes don't mix (O_APPEND, write(2)).
-            let _ = file.write(text(false).as_bytes());
+            let _ = file.write(line.as_bytes());
         }
         if level <= self.settings.shown() {
             // A poisoned lock is no reason to be silent.
@@ -201,6 +222,12 @@ impl Log {
             stderr.write(text(color).as_bytes());
         }
     }
+}
+
+/// Now, in UTC.
+fn timestamp() -> String {
+    let now = std::time::SystemTime::UNIX_EPOCH + time::since_epoch();
+    humantime::format_rfc3339_millis(now).to_string()
 }
 
 /// The fields of one event.
@@ -264,13 +291,12 @@ impl Line {
     }
 
     fn as_json(&self, level: Level, run_id: Option<&str>) -> String {
-        let now = std::time::SystemTime::UNIX_EPOCH + time::since_epoch();
         let mut line = serde_json::json!({
-            "ts": humantime::format_rfc3339_millis(now).to_string(),
+            "ts": timestamp(),
             "level": level.as_str().to_ascii_lowercase(),
             "event": self.event,
             "message": self.message,
-            "app": self.app,
+            "app": self.app.clone().or_else(|| APP.lock().ok()?.as_ref().map(|(app, _)| app.clone())),
             "pid": self.pid,
             "run_id": run_id,
         })

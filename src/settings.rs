@@ -19,8 +19,8 @@ pub use per_run::{
     resolve_lock_dir, resolve_run_id, resolve_state_options, shell_quoted,
 };
 pub use run::{
-    AbraDirChoice, AutoSettings, Form, HandedLock, RunName, RunSettings, Session, StopScope, Survivors, Teardown,
-    TeardownOn, Warning, lock_variable, resolve_run,
+    AbraDirChoice, AutoSettings, Form, HandedLock, ProgramName, RunName, RunSettings, Session, StopScope, Survivors,
+    Teardown, TeardownOn, Warning, lock_variable, resolve_run,
 };
 
 use std::ffi::{OsStr, OsString};

@@ -195,17 +195,15 @@ fn exists(run: &RunDirectory) -> Error {
 /// An ABRA_DIR of the host is one that has `servers`.
 fn check_canonical(canonical: &Path) -> Result<(), Error> {
     let path = canonical.display();
-    if !canonical.is_dir() {
-        return Err(Error::Missing(format!(
-            "the canonical ABRA_DIR '{path}' is not there; set CCCI_CANONICAL_ABRA_DIR (or --canonical-abra-dir)"
-        )));
-    }
-    if !canonical.join("servers").is_dir() {
-        return Err(Error::Missing(format!(
-            "'{path}' is no ABRA_DIR: it has no 'servers'; set CCCI_CANONICAL_ABRA_DIR (or --canonical-abra-dir)"
-        )));
-    }
-    Ok(())
+    let problem = match canonical.join("servers").metadata() {
+        Ok(servers) if servers.is_dir() => return Ok(()),
+        Err(error) if error.kind() != ErrorKind::NotFound => format!("can't be looked into: {error}"),
+        _ if canonical.is_dir() => "is no ABRA_DIR: it has no 'servers'".to_owned(),
+        _ => "is not there".to_owned(),
+    };
+    Err(Error::Missing(format!(
+        "the canonical ABRA_DIR '{path}' {problem}; set CCCI_CANONICAL_ABRA_DIR (or --canonical-abra-dir)"
+    )))
 }
 
 /// Makes room for a new one: a dead run's goes, all else stays. Tells whether `<run id>` was made for the dead run.

@@ -83,7 +83,7 @@ fn dispatch(inherited: &Inherited, form: &AbraDirForm) -> Result<ExitStatus, Sto
         }
         AbraDirForm::Remove(args) => {
             let settings = begin(&args.options)?;
-            remove(&settings.runs_dir, &settings::parse_run_id(&args.id)?)
+            remove(&settings.runs_dir, &settings::parse_run_id(&args.id)?, args.dry_run)
         }
         AbraDirForm::Gc(args) => {
             let settings = begin(&args.options)?;
@@ -197,7 +197,7 @@ fn fetch_one(tools: &Tools<'_>, settings: &AbraDirSettings, args: &FetchArgs) ->
     Ok(print(&format!("{}\n", path.display())))
 }
 
-fn remove(runs_dir: &Path, id: &RunId) -> Result<ExitStatus, Stopped> {
+fn remove(runs_dir: &Path, id: &RunId, dry_run: bool) -> Result<ExitStatus, Stopped> {
     let found = Found::open(runs_dir, id).map_err(|error| match error {
         // To a removal it is no missing input, but a reason not to do it.
         Error::NotOurs(problem) => Error::Tool(problem),
@@ -211,6 +211,7 @@ fn remove(runs_dir: &Path, id: &RunId) -> Result<ExitStatus, Stopped> {
         .into()),
         // Another was faster, which is what was asked for.
         Use::Gone => Ok(ExitStatus::Success),
+        Use::Ours if dry_run => Ok(print(&format!("{}\n", found.path.display()))),
         Use::Ours => {
             gc::remove(&found.run, OsStr::new(NAME), found.mark()).map_err(failed)?;
             Ok(ExitStatus::Success)

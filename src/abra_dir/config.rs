@@ -11,12 +11,16 @@ use std::path::Path;
 /// `mirror` is what git wrote a moment ago for a mirror of the canonical repository at `source`; `kept` what that has of
 /// origin and branches (`git config -z`: name, line end, value, NUL).
 pub fn ordinary(mirror: &[u8], kept: &[u8], source: &Path) -> Vec<u8> {
-    // A section `core`, maybe `extensions`, then the remote, which comes last.
-    let remote = b"[remote \"origin\"]";
-    let end = mirror.windows(remote.len()).position(|window| window == remote).unwrap_or(mirror.len());
+    let remote = b"[remote \"origin\"]".as_slice();
     let mut config = Vec::new();
-    for line in mirror[..end].split_inclusive(|&byte| byte == b'\n') {
-        config.extend_from_slice(if line.trim_ascii() == b"bare = true" { b"\tbare = false\n" } else { line });
+    let mut in_remote = false;
+    for line in mirror.split_inclusive(|&byte| byte == b'\n') {
+        if line.starts_with(b"[") {
+            in_remote = line.trim_ascii() == remote;
+        }
+        if !in_remote {
+            config.extend_from_slice(if line.trim_ascii() == b"bare = true" { b"\tbare = false\n" } else { line });
+        }
     }
     let entries = kept.split(|&byte| byte == 0).filter_map(|entry| {
         let end = entry.iter().position(|&byte| byte == b'\n')?;
@@ -80,6 +84,10 @@ mod tests {
         let mirror = b"[core]\n\tbare = true\n[remote \"origin\"]\n\turl = /canonical\n\tmirror = true\n";
         let source = Path::new("/c/recipes/r");
         assert_eq!(ordinary(mirror, b"", source), b"[core]\n\tbare = false\n");
+        // git writes what it must know of the objects behind the remote.
+        let sha256 = [mirror.as_slice(), b"[extensions]\n\tobjectformat = sha256\n"].concat();
+        let expected = b"[core]\n\tbare = false\n[extensions]\n\tobjectformat = sha256\n";
+        assert_eq!(ordinary(&sha256, b"", source), expected);
         let kept = b"remote.origin.url\na\"b#c\0branch.v1.2.merge\nrefs/heads/v1.2\0";
         let expected = "[core]\n\tbare = false\n[remote \"origin\"]\n\turl = \"/c/recipes/r/a\\\"b#c\"\n\
             \tfetch = \"+refs/heads/*:refs/remotes/origin/*\"\n[branch \"v1.2\"]\n\tmerge = \"refs/heads/v1.2\"\n";

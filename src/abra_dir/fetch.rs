@@ -107,6 +107,10 @@ pub fn fetch(
     let seen = seen::listing(&source, &head).map_err(|error| cannot_read(&source, error))?;
     clone(&mut git, &source, &head, &work.path("tree"))?;
     check_out(&mut git, &source, &work.path("tree"), recipe, version)?;
+    // git takes a repository whose format it does not know for one without a commit.
+    if head != Head::Unborn && matches!(git.head(&work.path("tree"))?, None | Some(Head::Unborn)) {
+        return Err(Error::Tool(format!("the copy of recipe {name} came out empty; nothing was kept of it")).into());
+    }
     // Before the recipe is seen: one that can't be verified would be worse than none.
     write(&marked.marks.child("recipes").map_err(failed)?, name, seen.as_bytes()).map_err(failed)?;
     match work.directory.rename("tree", &recipes, name) {
@@ -196,10 +200,21 @@ fn check_out(git: &mut Git<'_>, source: &Path, tree: &Path, recipe: &Recipe, ver
                 path: source.to_owned(),
                 error,
             })?;
+            copy_submodules(source, tree)?;
             git.run(tree, &["reset", "--quiet", "--mixed"].map(OsStr::new))
         }
         Version::Ref(name) => check_out_ref(git, source, tree, recipe, name),
     }
+}
+
+/// The repositories of submodules, which the working tree refers to, lie in that of the recipe.
+fn copy_submodules(source: &Path, tree: &Path) -> Result<(), Error> {
+    let (from, to) = (source.join(".git/modules"), tree.join(".git/modules"));
+    if !from.is_dir() {
+        return Ok(());
+    }
+    let copied = std::fs::create_dir(&to).and_then(|()| staged::copy(&from, &to));
+    copied.map_err(|error| Error::File { what: "cannot copy the submodules", path: from, error })
 }
 
 fn check_out_ref(git: &mut Git<'_>, source: &Path, tree: &Path, recipe: &Recipe, name: &str) -> Result<(), Stopped> {

@@ -20,7 +20,7 @@ pub struct Swept {
     pub failed: Vec<(PathBuf, io::Error)>,
     /// What was left alone though its run is dead, since somebody holds the lock of an app of it: a harness may outlive
     /// its whole guard.
-    pub left: Vec<(String, PathBuf)>,
+    pub left: Vec<Left>,
     /// What we may not look at: another user's.
     pub unseen: Vec<PathBuf>,
 }
@@ -29,18 +29,27 @@ pub struct Swept {
 enum Fate {
     Removed,
     Alone,
-    AppLocked,
+    AppLocked(PathBuf),
     Unseen,
+}
+
+/// One that was left alone.
+#[derive(Debug)]
+pub struct Left {
+    run_id: String,
+    path: PathBuf,
+    lock: PathBuf,
 }
 
 impl Swept {
     /// Says what was left alone, and why.
     pub fn say_what_stays(&self) {
-        for (id, path) in &self.left {
-            let path = path.display();
+        for Left { run_id, path, lock } in &self.left {
+            let (path, lock) = (path.display(), lock.display());
             tracing::info!(
                 event = "abra-dir-left",
-                "left the ABRA_DIR of run {id} alone: somebody holds the lock of its app: {path}"
+                "left the ABRA_DIR of run {run_id}, which is dead, alone: somebody holds the lock of its app, '{lock}' \
+                 (see: ccci-guard locks): {path}"
             );
         }
         for path in &self.unseen {
@@ -70,7 +79,7 @@ pub fn sweep(runs_dir: &Path, kept: bool, dry_run: bool) -> io::Result<Swept> {
             match sweep_one(&run, &name, kept, dry_run) {
                 Ok(Fate::Removed) => swept.removed.push((id.to_owned(), path)),
                 Ok(Fate::Alone) => {}
-                Ok(Fate::AppLocked) => swept.left.push((id.to_owned(), path)),
+                Ok(Fate::AppLocked(lock)) => swept.left.push(Left { run_id: id.to_owned(), path, lock }),
                 Ok(Fate::Unseen) => swept.unseen.push(path),
                 Err(error) => swept.failed.push((path, error)),
             }
@@ -98,8 +107,8 @@ fn sweep_whole(run: &RunDirectory, kept: bool, dry_run: bool) -> io::Result<Fate
     if found.mark.made_by == MadeBy::Create || (found.is_kept() && !kept) || found.is_live() {
         return Ok(Fate::Alone);
     }
-    if found.app_is_locked() {
-        return Ok(Fate::AppLocked);
+    if let Some(lock) = found.locked_app() {
+        return Ok(Fate::AppLocked(lock.to_owned()));
     }
     if !dry_run {
         if found.take(&run.directory, name)? != Use::Ours {

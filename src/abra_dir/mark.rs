@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -147,9 +147,9 @@ impl Marked {
         file_lock::held(&self.file).is_ok_and(|held| held == Some(Kind::Shared))
     }
 
-    /// Does somebody hold the lock of one of its run's apps? A harness may outlive its whole guard, and tear down.
-    pub fn app_is_locked(&self) -> bool {
-        self.mark.locks.iter().any(|path| lock::is_held(path))
+    /// The lock file of an app of its run that somebody holds. A harness may outlive its whole guard, and tear down.
+    pub fn locked_app(&self) -> Option<&Path> {
+        self.mark.locks.iter().find(|path| lock::is_held(path)).map(PathBuf::as_path)
     }
 
     /// Is it to be kept though its run is over?

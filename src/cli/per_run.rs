@@ -36,7 +36,7 @@ pub enum AbraDirForm {
     List(AbraDirListArgs),
     /// Remove one that no live run uses
     #[command(before_help = "Example: ccci-guard abra-dir remove try-1")]
-    Remove(AbraDirIdArgs),
+    Remove(AbraDirRemoveArgs),
     /// Remove those of dead runs
     Gc(AbraDirGcArgs),
 }
@@ -91,12 +91,26 @@ pub struct AbraDirPathArgs {
     pub options: AbraDirOptions,
 }
 
-/// `abra-dir env`, `verify`, `remove`
+/// `abra-dir env`, `verify`
 #[derive(Debug, Args)]
 pub struct AbraDirIdArgs {
     /// The run
     #[arg(value_name = "ID")]
     pub id: OsString,
+    /// Where.
+    #[command(flatten)]
+    pub options: AbraDirOptions,
+}
+
+/// `abra-dir remove`
+#[derive(Debug, Args)]
+pub struct AbraDirRemoveArgs {
+    /// The run
+    #[arg(value_name = "ID")]
+    pub id: OsString,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
     /// Where.
     #[command(flatten)]
     pub options: AbraDirOptions,

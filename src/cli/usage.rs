@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use crate::cli::{RUN_USAGE, command};
 use crate::settings;
@@ -37,9 +37,10 @@ fn usage_error_of_form(error: &clap::Error, words: &[OsString]) -> String {
         return format!("{form} needs to know what to do: {}; see: ccci-guard {form} --help", forms.join(", "));
     }
     if form.is_empty() {
-        // `help WORD`
-        let word = words.get(2).map(|word| settings::quoted(word)).unwrap_or_default();
-        return format!("there is no command {word}; see: ccci-guard --help");
+        // `help WORD…`
+        let named: Vec<_> = words.iter().skip(2).map(|word| word.to_string_lossy()).collect();
+        let named = settings::quoted(OsStr::new(&named.join(" ")));
+        return format!("there is no command {named}; see: ccci-guard --help");
     }
     let rendered = error.render().to_string();
     let mut lines = rendered.lines();

@@ -27,6 +27,9 @@ pub fn lock_directory(settings: &DoctorSettings) -> Check {
             error.to_string(),
             "set CCCI_APP_LOCK_DIR to a local directory, for runs and janitor alike",
         ),
+        Ok(None) if path.symlink_metadata().is_ok() => {
+            Check::error(name, format!("'{shown}' is a symbolic link to nothing"), "mend it, or set CCCI_APP_LOCK_DIR")
+        }
         Ok(None) => match path.parent().map(writable) {
             Some(true) => Check::warning(
                 name,
@@ -148,7 +151,12 @@ pub fn canonical_abra_dir(settings: &DoctorSettings) -> Check {
     match &settings.canonical {
         None => Check::warning(name, "no .abra with servers in HOME or in the home that /etc/passwd names", next),
         Some(path) if !path.join("servers").is_dir() => {
-            Check::error(name, format!("'{}' has no directory 'servers'", path.display()), next)
+            let problem = match path.join("servers").metadata() {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => format!("can't be looked into: {error}"),
+                _ if path.is_dir() => "has no directory 'servers'".to_owned(),
+                _ => "is not there".to_owned(),
+            };
+            Check::error(name, format!("'{}' {problem}", path.display()), next)
         }
         Some(path) => {
             let how = if settings.canonical_given { "" } else { " (found in the home; a step's HOME may be another)" };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::doctor::Check;
 use crate::error::Error;
 use crate::harness;
-use crate::settings::{self, DoctorSettings, quoted};
+use crate::settings::{self, DoctorSettings, ProgramName};
 use crate::sys::process::Ended;
 use crate::sys::signal::{Delivery, Inherited};
 use crate::sys::time;
@@ -41,9 +41,9 @@ impl<'a> Tools<'a> {
         let mut runner =
             Runner::new(delivery, inherited, HashSet::new(), true).map_err(Error::system("cannot make a timer"))?;
         runner.ends_with_us();
-        let find = |asked: &Option<OsString>, name: &str| {
-            let name = asked.clone().unwrap_or_else(|| name.into());
-            harness::look_up(&name, settings.search_path.as_deref())
+        let find = |asked: &Option<ProgramName>, name: &str| {
+            let name = asked.as_ref().map_or(OsStr::new(name), |asked| &asked.name);
+            harness::look_up(name, settings.search_path.as_deref())
         };
         let (abra, docker) = (find(&settings.programs.abra, "abra"), find(&settings.programs.docker, "docker"));
         Ok(Tools { settings, runner, abra, docker, docker_answers: false, asked: None })
@@ -87,12 +87,13 @@ impl<'a> Tools<'a> {
     pub fn abra(&mut self) -> Check {
         let name = "abra";
         let Some(abra) = self.abra.clone() else {
-            let missing = missing(self.settings.programs.abra.as_deref());
-            return Check::warning(
-                name,
-                missing,
-                "install it or set CCCI_ABRA; the Swarm sweep tears down alone until then",
-            );
+            let asked = self.settings.programs.abra.as_ref();
+            let detail = missing(asked);
+            // One that was asked for by name is not done without.
+            return match asked {
+                Some(_) => Check::error(name, detail, "mend that; a run with --teardown auto is refused"),
+                None => Check::warning(name, detail, "install it or set CCCI_ABRA; the Swarm sweep tears down alone"),
+            };
         };
         match self.ask(&abra, &["--version"]) {
             Ok(version) => {
@@ -110,7 +111,7 @@ impl<'a> Tools<'a> {
     pub fn docker(&mut self) -> Check {
         let name = "docker";
         let Some(docker) = self.docker.clone() else {
-            let missing = missing(self.settings.programs.docker.as_deref());
+            let missing = missing(self.settings.programs.docker.as_ref());
             return Check::error(
                 name,
                 missing,
@@ -197,9 +198,8 @@ impl<'a> Tools<'a> {
 }
 
 /// A program that was asked for, or the one in PATH, is not there.
-fn missing(asked: Option<&OsStr>) -> String {
-    asked.map_or_else(
-        || "not in PATH".to_owned(),
-        |asked| format!("{} is not there, or can't be executed", quoted(asked)),
-    )
+fn missing(asked: Option<&ProgramName>) -> String {
+    let named =
+        |asked: &ProgramName| format!("{} is not there, or can't be executed", asked.from.trim_end_matches(':'));
+    asked.map_or_else(|| "not in PATH".to_owned(), named)
 }

@@ -358,6 +358,7 @@ fn stop_requested(
             actions.push(Action::Disarm(Timer::Survivors));
             sweep(state, Phase::Sweeping, actions);
         }
+        Phase::TearingDown => actions.push(Action::AnnounceTeardownGoesOn),
         _ => {}
     }
 }

@@ -278,6 +278,13 @@ impl Engine {
 
     fn hear_peer(&mut self) {
         while let Some(message) = self.channel.heard() {
+            let message = match message {
+                // Its lists are in the diary.
+                Message::WorkerEnded(Some(short)) => {
+                    Message::WorkerEnded(Some(self.run.result.outcome().unwrap_or(short)))
+                }
+                other => other,
+            };
             self.remember(&message);
             if matches!(self.peer, Peer::Monitor { .. }) {
                 let request = match message {

@@ -155,6 +155,8 @@ pub enum Action {
     AnnounceStop { signal: i32, grace: Duration },
     /// SIGCONT to every descendant.
     ContinueTree,
+    /// Say that a request changes nothing: a teardown goes on to its end.
+    AnnounceTeardownGoesOn,
     /// SIGKILL to the harness.
     KillHarness,
     /// SIGSTOP to the harness's group.

@@ -97,7 +97,11 @@ fn keeps_abra_dir(run: &Run, state: &State) -> bool {
 
 /// The last line. A harness that ended by itself with nothing to tear down needs none.
 fn say(run: &Run, state: &State, status: u8) {
-    let released = if run.locks.iter().any(|lock| !lock.is_borrowed()) { "; lock released" } else { "" };
+    let released = match run.locks.iter().filter(|lock| !lock.is_borrowed()).count() {
+        0 => "",
+        1 => "; lock released",
+        _ => "; locks released",
+    };
     let kept = run.state.abra_dir().filter(|_| keeps_abra_dir(run, state)).map(AbraDir::path);
     let kept = kept.map(|path| format!("; ABRA_DIR kept: {}", path.display())).unwrap_or_default();
     match (&state.teardown, state.cause) {
@@ -120,7 +124,7 @@ fn say_torn_down(outcome: &Outcome, released: &str, status: u8, kept: &str) {
     // Of several apps, those that the verdict is about.
     let names: Vec<&str> =
         outcome.apps.iter().filter(|app| app.result == outcome.result).map(|app| app.app.as_str()).collect();
-    let names = if names.is_empty() { "the run".to_owned() } else { names.join(", ") };
+    let names = if names.is_empty() { "the run".to_owned() } else { listed(&names) };
     let time = duration::show(Duration::from_secs_f64(outcome.elapsed_s.max(0.0)));
     match outcome.result {
         Verdict::Ok => {
@@ -143,10 +147,21 @@ fn say_torn_down(outcome: &Outcome, released: &str, status: u8, kept: &str) {
             // The status of another app's teardown says nothing of this one's.
             let number = outcome.status.filter(|number| *number != 0);
             let number = number.map(|number| format!(" (status {number})")).unwrap_or_default();
+            let done: Vec<&str> =
+                outcome.apps.iter().filter(|app| app.result == Verdict::Ok).map(|app| app.app.as_str()).collect();
+            let done = if done.is_empty() { String::new() } else { format!("; torn down: {}", listed(&done)) };
             tracing::error!(
                 event = "teardown-failed",
-                "teardown of {names} failed{number} after {time}{released}; exit {status}{kept}"
+                "teardown of {names} failed{number} after {time}{done}{released}; exit {status}{kept}"
             );
         }
     }
+}
+
+/// Names, as far as a line takes them.
+fn listed(names: &[&str]) -> String {
+    const MOST: usize = 20;
+    let more = names.len().saturating_sub(MOST);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!("{}{more}", names[..names.len().min(MOST)].join(", "))
 }

@@ -40,6 +40,7 @@ use crate::guard::protocol::Channel;
 use crate::guard::report::ReportFile;
 use crate::guard::run::Run;
 use crate::harness::Program;
+use crate::lock::AppLock;
 use crate::run_state::RunState;
 use crate::settings::{self, Form, RunName, RunSettings, Teardown};
 use crate::sys::process::{self, Pid};
@@ -118,7 +119,7 @@ fn guarded(birth: Birth, settings: RunSettings) -> u8 {
 /// Everything up to the first fork. The order closes windows; `docs/design/orphan-check.md` names them.
 fn prepare(
     birth: Birth,
-    settings: RunSettings,
+    mut settings: RunSettings,
     began: std::time::Duration,
     run_id: &mut String,
 ) -> Result<Run, Refused> {
@@ -137,6 +138,10 @@ fn prepare(
     // The last look before the forks: a request that came in the moment of the grant starts nothing.
     let taken = locks::take(&settings, &state, &listener).and_then(|taken| listener.check().map(|()| taken));
     let (lock_directory, locks) = taken.inspect_err(|_| state.remove(None))?;
+    if locks.iter().any(AppLock::is_borrowed) && !settings.teardown_by_flag {
+        // The app is an outer run's, also where CCCI_GUARD_PID does not tell (another pid namespace, `env -i`).
+        settings.teardown = Teardown::None;
+    }
     let result =
         ResultSlot::new().map_err(Error::system("cannot make shared memory")).inspect_err(|_| state.remove(None))?;
     Ok(Run {

@@ -85,6 +85,17 @@ fn check(settings: &RunSettings, parent: Pid) -> Result<(), Error> {
     if let Some(expected) = settings.parent_pid
         && expected != parent
     {
+        if expected == getpid() {
+            return Err(Error::Orphan(format!(
+                "--parent-pid {expected} is this process itself: it took its shell's place (exec, or the last command of \
+                 bash -c)"
+            )));
+        }
+        if expected.to_string() == format!("{parent}{parent}") {
+            return Err(Error::Orphan(format!(
+                "--parent-pid {expected} is no parent of ours (outside of .drone.yml: $$)"
+            )));
+        }
         // A subshell or a program between the shell and us is the usual reason when it lives.
         return Err(match (procfs::process(expected), procfs::process(parent)) {
             (Some(_), Some(actual)) => {

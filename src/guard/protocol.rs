@@ -51,7 +51,8 @@ pub enum Message {
     Swept { killed: u32, unkillable: Vec<String> },
     /// A worker waits at its gate, or tears down already.
     WorkerIs { pid: i32 },
-    /// What the teardown came to; nothing, where the worker was killed.
+    /// What the teardown came to, without its lists: those are in the diary that all share. Nothing, where the worker
+    /// was killed.
     WorkerEnded(Option<Outcome>),
     /// A request was heard.
     Acknowledged,
@@ -67,7 +68,7 @@ pub struct Channel {
     buffer: Vec<u8>,
 }
 
-/// Far larger than any message: the longest lists the apps of a teardown.
+/// Far larger than any message.
 const LONGEST: usize = 64 * 1024;
 
 impl Channel {
@@ -90,8 +91,14 @@ impl Channel {
 
     /// The next message that is there, without waiting.
     pub fn heard(&mut self) -> Option<Message> {
-        let length = fd::receive_now(&self.socket, &mut self.buffer)?;
-        serde_json::from_slice(&self.buffer[..length]).ok()
+        loop {
+            // Of length 0: the other end is closed.
+            let length = fd::receive_now(&self.socket, &mut self.buffer).filter(|length| *length > 0)?;
+            // One that makes no sense must not hide those behind it.
+            if let Ok(message) = serde_json::from_slice(&self.buffer[..length]) {
+                return Some(message);
+            }
+        }
     }
 }
 

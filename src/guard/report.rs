@@ -117,9 +117,10 @@ impl ReportFile {
     fn put(&self, text: &[u8]) -> io::Result<()> {
         let target = fstatat(&self.directory, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
         if target.is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits()) {
-            // A device, a FIFO, /dev/stdout: a rename would put a file in its place.
+            // A device, a FIFO, /dev/stdout: a rename would put a file in its place. What /dev/stdout leads to may be a
+            // file with somebody's log in it: added to, never written over.
             return OpenOptions::new()
-                .write(true)
+                .append(true)
                 .custom_flags(OFlag::O_NONBLOCK.bits())
                 .open(&self.path)?
                 .write_all(text);

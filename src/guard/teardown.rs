@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use nix::unistd::getppid;
+use nix::unistd::{getpid, getppid};
 
 use crate::app::AppName;
 use crate::guard::decide::State;
@@ -12,6 +12,7 @@ use crate::guard::protocol::Channel;
 use crate::guard::run::Run;
 use crate::lock::AppLock;
 use crate::lock::handoff::Handed;
+use crate::lock::holder::HolderLine;
 use crate::lock::path::LockDirectory;
 use crate::settings::Teardown;
 use crate::sys::process::{Ended, Pid};
@@ -80,7 +81,14 @@ fn tear_down(run: &mut Run, state: &State, facts: &Facts) {
 /// no fault, and names that are none.
 fn noted_apps(run: &Run, directory: Option<&LockDirectory>, harness: Pid) -> (Vec<AppLock>, Vec<(String, Verdict)>) {
     let (mut ours, mut not_ours) = (Vec::new(), Vec::new());
-    for entry in apps::read_noted(&run.state.noted_apps(harness)) {
+    let file = run.state.noted_apps(harness);
+    let noted = apps::read_noted(&file).unwrap_or_else(|error| {
+        let shown = file.display();
+        tracing::error!(event = "noted-apps-unreadable", "the noted apps can't be read from '{shown}': {error}");
+        not_ours.push((shown.to_string(), Verdict::Failed));
+        Vec::new()
+    });
+    for entry in noted {
         let app = match entry {
             Ok(app) if run.settings.apps.contains(&app) => continue,
             Ok(app) => app,
@@ -91,7 +99,13 @@ fn noted_apps(run: &Run, directory: Option<&LockDirectory>, harness: Pid) -> (Ve
             }
         };
         match apps::take(directory, &app, &run.settings.allow_list, run.auto.is_some()) {
-            Noted::Ours(lock) => ours.push(lock),
+            Noted::Ours(lock) => {
+                lock.record(&HolderLine {
+                    teardown: true,
+                    ..HolderLine::new(getpid(), run.state.id().as_str(), &run.settings.command)
+                });
+                ours.push(lock);
+            }
             Noted::LeftAlone(why) => {
                 tracing::warn!(event = "noted-app-left", app = app.as_str(), "left {app} alone: it {why}");
                 not_ours.push((app.to_string(), Verdict::Skipped));

@@ -188,7 +188,12 @@ fn names(runner: &mut Runner<'_>, command: &Command) -> Result<Vec<String>, List
             Ok(text) => Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()),
             Err(_) => failed("the output of --list-cmd is not text".to_owned()),
         },
-        End::Ended(how) => failed(format!("--list-cmd failed with status {}", how.as_shell_status())),
+        End::Ended(how) => {
+            let said = String::from_utf8_lossy(&ran.errors);
+            let said = said.lines().map(str::trim).find(|line| !line.is_empty());
+            let said = said.map(|line| format!(": {line}")).unwrap_or_default();
+            failed(format!("--list-cmd failed with status {}{said}", how.as_shell_status()))
+        }
         End::TimedOut => failed("--list-cmd did not end within 60s".to_owned()),
         End::NotStarted(error) => failed(format!("--list-cmd could not be started: {error}")),
         End::Asked(signal) => Err(ListEnd::Asked(signal)),

@@ -143,6 +143,8 @@ fn asked_status(signal: i32) -> u8 {
 fn prepare(inherited: &Inherited) -> Result<Delivery, Refused> {
     let refused = |what| move |error| Refused::Usage(Error::System { what, error });
     signal::ignore(SIGXFSZ);
+    // Where the teardowns run: what is listed here must be listed there.
+    let _ = std::env::set_current_dir("/");
     process::set_subreaper().map_err(refused("cannot become a subreaper"))?;
     let handled = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
     let mut handled: Vec<i32> = handled.into_iter().filter(|&number| !inherited.ignores(number)).collect();

@@ -249,10 +249,14 @@ impl AppLock {
                 Err(_) => return StillOurs::No("somebody unlocked it and another run has taken it"),
             }
         }
-        match directory.identity(&self.app) {
-            Some(id) if id == self.id => verdict,
-            Some(_) => StillOurs::No("its lock file was replaced by another"),
-            None => self.take_name_again(directory),
+        // By its path, as newcomers find it: the directory may have been replaced, or another mounted over it.
+        match self.path.symlink_metadata() {
+            Ok(named) if (named.dev(), named.ino()) == (self.id.device, self.id.inode) => verdict,
+            Ok(_) => StillOurs::No("its lock file was replaced by another"),
+            Err(_) => match LockDirectory::open_or_create(directory.path()) {
+                Ok(current) => self.take_name_again(&current),
+                Err(_) => StillOurs::No("its lock directory can't be used any more"),
+            },
         }
     }
 

@@ -91,6 +91,11 @@ impl LockDirectory {
         Ok(LockDirectory { fd, user: geteuid(), path: path.to_owned() })
     }
 
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The lock file of an app.
     pub fn file(&self, app: &AppName) -> PathBuf {
         of(&self.path, app)

@@ -46,6 +46,8 @@ pub struct Lock {
     pub app: AppName,
     /// Its lock file.
     pub path: PathBuf,
+    /// It is there.
+    pub has_file: bool,
     /// What there is to say of it.
     pub state: State,
     /// Since when it is held: the file's modification time.
@@ -141,6 +143,8 @@ impl Look {
             metadata => metadata?,
         };
         if !metadata.is_file() {
+            let path = path.display();
+            tracing::warn!(event = "no-lock-file", "'{path}' is no lock file: a run of this app is refused");
             return Ok(None);
         }
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -163,7 +167,16 @@ impl Look {
             if !holders.is_empty() {
                 let path = path::of(directory, &app);
                 let (held_for, recorded, waiters) = (None, None, Vec::new());
-                self.locks.push(Lock { app, path, state: State::Replaced, held_for, recorded, holders, waiters });
+                self.locks.push(Lock {
+                    app,
+                    path,
+                    has_file: false,
+                    state: State::Replaced,
+                    held_for,
+                    recorded,
+                    holders,
+                    waiters,
+                });
             }
         }
     }
@@ -210,7 +223,7 @@ fn judge(
     let Some(file) = file else {
         let state = if removed.is_empty() { State::Free } else { State::Replaced };
         let (held_for, recorded, waiters) = (None, None, Vec::new());
-        return Lock { app, path, state, held_for, recorded, holders: removed, waiters };
+        return Lock { app, path, has_file: false, state, held_for, recorded, holders: removed, waiters };
     };
     let users = open.users.get(&file.id).map(Vec::as_slice).unwrap_or_default();
     let holders = seen(users.iter().filter(|(pid, fd)| shares(*pid, *fd)).map(|(pid, _)| *pid));
@@ -231,6 +244,7 @@ fn judge(
     Lock {
         app,
         path,
+        has_file: true,
         state,
         held_for: file.modified.filter(|_| is_held).and_then(|since| SystemTime::now().duration_since(since).ok()),
         recorded,

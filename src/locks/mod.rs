@@ -14,7 +14,7 @@ use crate::app::AppName;
 use crate::cli::LocksArgs;
 use crate::error::Error;
 use crate::exit_status::ExitStatus;
-use crate::locks::look::Look;
+use crate::locks::look::{Look, State};
 use crate::log;
 use crate::settings;
 
@@ -34,6 +34,14 @@ fn show(args: &LocksArgs) -> Result<ExitStatus, Error> {
     let apps: Vec<AppName> = args.app.iter().map(parse).collect::<Result<_, _>>()?;
     let look = Look::at(&directory, &apps)?;
     look.say_what_is_unseen();
+    for lock in look.locks.iter().filter(|lock| !lock.has_file && lock.state == State::Free) {
+        let path = lock.path.display();
+        tracing::info!(
+            event = "no-lock-file",
+            app = lock.app.as_str(),
+            "no lock file '{path}': nobody has locked this app"
+        );
+    }
     log::stdout(&if args.json { output::as_json(&look) } else { output::as_text(&look) });
     Ok(ExitStatus::Success)
 }

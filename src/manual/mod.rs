@@ -15,7 +15,7 @@ use clap_mangen::Man;
 
 use crate::cli::{self, CompletionsArgs, ManArgs};
 use crate::error::Error;
-use crate::exit_status::{self, ExitStatus};
+use crate::exit_status::{self, ExitStatus, Forms};
 use crate::log;
 use crate::settings;
 
@@ -51,14 +51,20 @@ pub fn man(args: &ManArgs) -> u8 {
         None => page(&cli::command(), NAME)
             .map(|page| log::stdout(&String::from_utf8_lossy(&page)))
             .map_err(Error::system("cannot make the manual")),
+        Some(directory) if directory.is_empty() => {
+            Err(Error::Setting { from: "--dir '':".to_owned(), problem: "is empty; give a path".to_owned() })
+        }
         Some(directory) => write_pages(directory),
     })
 }
 
-/// Prints the exit statuses.
+/// Prints the exit statuses, those of each form together.
 pub fn exit_codes() -> u8 {
-    let row = |row: &exit_status::Row| format!("{:<18}  {}\n", row.status, row.meaning);
-    log::stdout(&exit_status::TABLE.iter().map(row).collect::<String>());
+    let section = |(forms, names): &(Forms, &str)| {
+        let row = |row: &exit_status::Row| format!("  {:<18}  {}\n", row.status, row.meaning);
+        format!("{names}:\n{}", exit_status::rows(*forms).map(row).collect::<String>())
+    };
+    log::stdout(&Forms::ALL.iter().map(section).collect::<Vec<_>>().join("\n"));
     ExitStatus::Success as u8
 }
 
@@ -107,7 +113,11 @@ fn page(command: &Command, name: &str) -> io::Result<Vec<u8>> {
     let (title, version) = (name.to_uppercase().replace('-', "\\-"), env!("CARGO_PKG_VERSION"));
     writeln!(page, ".TH \"{title}\" \"1\" \"\" \"{NAME} {version}\" \"{NAME}\"")?;
     man.render_name_section(&mut page)?;
-    man.render_synopsis_section(&mut page)?;
+    // clap's usage says what is required together; a list of all options is in the next section.
+    let usage = command.render_usage().to_string();
+    let usage =
+        usage.trim_start_matches("Usage:").lines().map(|line| sections::escaped(line.trim())).collect::<Vec<_>>();
+    write!(page, ".SH SYNOPSIS\n.nf\n{}\n.fi\n", usage.join("\n"))?;
     man.render_description_section(&mut page)?;
     if command.get_arguments().next().is_some() {
         man.render_options_section(&mut page)?;

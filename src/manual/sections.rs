@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::exit_status;
+use crate::exit_status::{self, Forms};
 
 /// Signals, as a run takes them.
 const SIGNALS: [(&str, &str); 5] = [
@@ -50,8 +50,17 @@ pub fn of(name: &str, example: &str) -> Vec<String> {
     let form = name.trim_start_matches("ccci-guard").trim_start_matches('-');
     let is_run = matches!(form, "" | "run" | "exec");
     let mut sections = Vec::new();
-    let rows = exit_status::TABLE.iter().filter(|row| row.applies_to(form));
-    sections.push(list("EXIT STATUS", rows.map(|row| (row.status, row.meaning))));
+    // The page of the whole program has the bare form, which is `run`.
+    let rows = exit_status::rows(if form.is_empty() { Forms::Run } else { Forms::of(form) });
+    let mut statuses = list("EXIT STATUS", rows.map(|row| (row.status, row.meaning)));
+    if form.is_empty() {
+        statuses.push_str(
+            ".PP
+These are those of a run; each other command has a page of its own.
+",
+        );
+    }
+    sections.push(statuses);
     if is_run {
         sections.push(list("ENVIRONMENT", ENVIRONMENT.into_iter()));
     } else {
@@ -77,7 +86,7 @@ fn list<'a>(title: &str, entries: impl Iterator<Item = (&'a str, &'a str)>) -> S
 }
 
 /// As roff takes it for text.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
 }

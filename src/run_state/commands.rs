@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -151,10 +151,14 @@ impl Files {
     }
 
     fn deploys(&self) -> Result<usize, Error> {
-        let path = self.path("deploys");
+        self.lines("deploys")
+    }
+
+    fn lines(&self, kind: &str) -> Result<usize, Error> {
+        let path = self.path(kind);
         let read = |path: &Path| -> io::Result<Vec<u8>> {
             let mut text = Vec::new();
-            io::Read::read_to_end(&mut existing(path, OpenOptions::new().read(true))?, &mut text)?;
+            existing(path, OpenOptions::new().read(true))?.read_to_end(&mut text)?;
             Ok(text)
         };
         let text = read(path).map_err(|error| unusable(path, error))?;
@@ -183,7 +187,7 @@ impl Files {
         let pid = self.pid.map(|pid| pid.to_string()).unwrap_or_default();
         let mut text = format!("run_id  {}\npid  {pid}\n", self.run_id.as_deref().unwrap_or_default());
         for (kind, path) in STATE_KINDS.iter().zip(&self.paths) {
-            let count = if kind.name == "deploys" { format!("{}  ", self.deploys()?) } else { String::new() };
+            let count = if kind.made { format!("{}  ", self.lines(kind.name)?) } else { String::new() };
             let _ = writeln!(text, "{}  {count}{}", kind.name, path.display());
         }
         Ok(text)

@@ -62,27 +62,31 @@ impl RunState {
     /// # Errors
     /// When no directory can be had for the run, or an id that was asked for can't be its alone.
     pub fn claim(settings: &RunSettings, monitor: Pid) -> Result<Self, Error> {
-        let ids = candidates(settings, monitor)?;
+        let ids = Candidates { name: &settings.run_name, monitor };
         let AbraDirChoice::Auto(canonical) = &settings.abra_dir else {
-            return claim_first(settings, &ids, monitor).map(|(state, _)| state);
+            return claim_first(settings, &ids, 0, monitor).map(|(state, _)| state);
         };
         abra_dir::make_runs_dir(&settings.runs_dir)?;
-        let mut ids = ids.as_slice();
+        let mut first = 0;
         loop {
-            let (state, rest) = claim_first(settings, ids, monitor)?;
+            let (mut state, next) = claim_first(settings, &ids, first, monitor)?;
             let locks = settings.apps.iter().map(|app| lock::path::of(&settings.lock_dir, app)).collect();
             let made_run_dir = state.home.made_run_directory();
             let plan = Plan { runs_dir: &settings.runs_dir, id: &state.id, canonical, locks, made_run_dir };
             match AbraDir::for_run(&plan) {
                 Ok(abra_dir) => {
+                    // Also where it was made for a run whose ABRA_DIR this one replaces.
+                    if abra_dir.marked().mark.made_run_dir {
+                        state.home.set_made_run_directory();
+                    }
                     if settings.keep_run_dir {
                         keep(&abra_dir);
                     }
                     return Ok(RunState { abra_dir: Some(abra_dir), ..state });
                 }
-                Err(InTheWay::Taken(_)) if !rest.is_empty() => {
+                Err(InTheWay::Taken(_)) if ids.nth(next)?.is_some() => {
                     state.remove(None);
-                    ids = rest;
+                    first = next;
                 }
                 Err(why) => {
                     state.remove(None);
@@ -181,34 +185,65 @@ fn keep(abra_dir: &AbraDir) {
 }
 
 /// The ids that the run may have, best first.
-fn candidates(settings: &RunSettings, monitor: Pid) -> Result<Vec<RunId>, Error> {
-    let checked = |id: String| RunId::parse(&id).map_err(|problem| Error::Usage(format!("run id '{id}' {problem}")));
-    match &settings.run_name {
-        RunName::Given(id) => Ok(vec![id.clone()]),
-        RunName::FirstFree(ids) => {
-            // The last one has our own pid in it, which no other live run can have claimed.
-            let last = checked(ids.last().map_or_else(|| format!("manual-{monitor}"), |id| format!("{id}-{monitor}")))?;
-            Ok(ids.iter().cloned().chain([last]).collect())
+struct Candidates<'a> {
+    name: &'a RunName,
+    monitor: Pid,
+}
+
+/// A name that so many live runs have is nobody's.
+const SAME_NAME_MAX: usize = 1000;
+
+impl Candidates<'_> {
+    /// Number `n` of them, if there are so many.
+    fn nth(&self, n: usize) -> Result<Option<RunId>, Error> {
+        let ids = match self.name {
+            RunName::Given(id) => return Ok((n == 0).then(|| id.clone())),
+            RunName::FirstFree(ids) => ids,
+        };
+        if let Some(id) = ids.get(n) {
+            return Ok(Some(id.clone()));
         }
+        let monitor = self.monitor;
+        let own = ids.last().map_or_else(|| format!("manual-{monitor}"), |id| format!("{id}-{monitor}"));
+        // Our own number is nobody else's, but in another pid namespace.
+        let id = match n - ids.len() {
+            0 => own,
+            again if again < SAME_NAME_MAX => format!("{own}-{}", again + 1),
+            _ => return Ok(None),
+        };
+        RunId::parse(&id).map(Some).map_err(|problem| Error::Usage(format!("run id '{id}' {problem}")))
     }
 }
 
-/// Claims the first free id, in the first place that works; also gives the ids after it.
-fn claim_first<'a>(settings: &RunSettings, ids: &'a [RunId], monitor: Pid) -> Result<(RunState, &'a [RunId]), Error> {
+/// Claims the first free id from number `first` on, in the first place that works; also gives the number after it.
+fn claim_first(
+    settings: &RunSettings,
+    ids: &Candidates<'_>,
+    first: usize,
+    monitor: Pid,
+) -> Result<(RunState, usize), Error> {
     // An ABRA_DIR can't be shared, and so neither can its id.
-    let shares = matches!(settings.run_name, RunName::Given(_)) && !matches!(settings.abra_dir, AbraDirChoice::Auto(_));
+    let shares = matches!(ids.name, RunName::Given(_)) && !matches!(settings.abra_dir, AbraDirChoice::Auto(_));
     let mut last_failure = (settings.runs_dir.clone(), ErrorKind::NotFound.into());
     for place in Roots::from(settings).for_new() {
-        match claim_in(&place, ids, shares, monitor) {
-            Ok(Some(claimed)) => return Ok(claimed),
-            Ok(None) => {
-                let id = ids.last().map(RunId::as_str).unwrap_or_default();
-                return Err(Error::Exists(format!(
-                    "run {id} is alive: an ABRA_DIR of its own needs a run id of its own; give another --run-id"
-                )));
+        let mut n = first;
+        let failure = loop {
+            let Some(id) = ids.nth(n)? else {
+                return Err(Error::Exists(match ids.name {
+                    RunName::Given(id) => format!(
+                        "run {id} is alive: an ABRA_DIR of its own needs a run id of its own; give another --run-id"
+                    ),
+                    RunName::FirstFree(_) => "all names of this run are those of live runs; give a --run-id".to_owned(),
+                }));
+            };
+            n += 1;
+            match claim_in(&place, &id, shares, monitor) {
+                Ok(Some(state)) => return Ok((state, n)),
+                Ok(None) => {}
+                Err(failure) => break failure,
             }
-            Err(failure) => last_failure = failure,
-        }
+        };
+        last_failure = failure;
     }
     let (path, error) = last_failure;
     Err(Error::File {
@@ -218,25 +253,16 @@ fn claim_first<'a>(settings: &RunSettings, ids: &'a [RunId], monitor: Pid) -> Re
     })
 }
 
-fn claim_in<'a>(
-    place: &Place,
-    ids: &'a [RunId],
-    shares: bool,
-    monitor: Pid,
-) -> Result<Option<(RunState, &'a [RunId])>, Failure> {
-    for (at, id) in ids.iter().enumerate() {
-        let claimed = match claim_one(place, id, OWNER)? {
-            Claim::Ours(state) => Some(*state),
-            // With `gc` at the owner file: nobody else has it, and ours tells as well that we live.
-            Claim::BeingRemoved => claim_one(place, id, &format!("{OWNER}-{monitor}"))?.ours(),
-            Claim::Live if shares => claim_one(place, id, &format!("{OWNER}-{monitor}"))?.ours(),
-            Claim::Live => None,
-        };
-        if let Some(state) = claimed {
-            return Ok(Some((state, &ids[at + 1..])));
-        }
+/// Claims an id in this place, if no live run has it, or it may be shared.
+fn claim_in(place: &Place, id: &RunId, shares: bool, monitor: Pid) -> Result<Option<RunState>, Failure> {
+    let share = || claim_one(place, id, &format!("{OWNER}-{monitor}")).map(Claim::ours);
+    match claim_one(place, id, OWNER)? {
+        Claim::Ours(state) => Ok(Some(*state)),
+        // With `gc` at the owner file: nobody else has it, and ours tells as well that we live.
+        Claim::BeingRemoved => share(),
+        Claim::Live if shares => share(),
+        Claim::Live => Ok(None),
     }
-    Ok(None)
 }
 
 /// What became of a claim.

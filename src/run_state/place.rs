@@ -136,7 +136,10 @@ impl Home {
                 if let Some((run_directory, new)) = &mut home.run_directory {
                     *new = match DirBuilder::new().mode(0o755).create(&*run_directory) {
                         Ok(()) => true,
-                        Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+                        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                            not_a_link(run_directory).map_err(|error| (run_directory.clone(), error))?;
+                            false
+                        }
                         Err(error) => return Err((run_directory.clone(), error)),
                     };
                 }
@@ -192,6 +195,15 @@ impl Home {
 
 fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
+}
+
+/// What lies behind a link is not this run's, and no `gc` looks for it there.
+fn not_a_link(directory: &Path) -> io::Result<()> {
+    if directory.symlink_metadata()?.is_dir() {
+        Ok(())
+    } else {
+        Err(io::Error::other("it is no directory; a symbolic link is not followed"))
+    }
 }
 
 fn ignore_existing(made: io::Result<()>) -> io::Result<()> {

@@ -13,7 +13,7 @@ use crate::duration;
 use crate::error::Error;
 use crate::settings::lookup::{Counts, Lookup, Value, absolute, at_least};
 use crate::settings::run::runtime_dir;
-use crate::settings::{Form, Teardown, home_in_passwd, quoted, variable};
+use crate::settings::{Form, ProgramName, Teardown, home_in_passwd, quoted, variable};
 
 /// Everything that the janitor, or `reap`, needs to know, checked.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub struct JanitorSettings {
     pub fail_on_findings: bool,
     pub single_runner: bool,
     pub list_cmd: Option<OsString>,
-    pub docker: Option<OsString>,
+    pub docker: Option<ProgramName>,
     pub lock_timeout: Duration,
     pub search_path: Option<OsString>,
 }
@@ -102,7 +102,7 @@ pub fn resolve_janitor(args: &JanitorArgs) -> Result<JanitorSettings, Error> {
         fail_on_findings: args.fail_on_findings,
         single_runner: lookup.switch(args.single_runner, "single-runner", always)?,
         list_cmd: list_cmd.map(|value| value.text),
-        docker: lookup.value(args.docker.as_ref(), "docker", always).map(|value| value.text),
+        docker: lookup.program(args.docker.as_ref(), "docker"),
         lock_timeout: lock_timeout.transpose()?.unwrap_or_default(),
         search_path: variable("PATH"),
     })

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::duration;
 use crate::error::Error;
-use crate::settings::{AutoSettings, Form, lock_variable, quoted, variable};
+use crate::settings::{AutoSettings, Form, ProgramName, lock_variable, quoted, variable};
 use crate::sys::signal;
 
 /// One value and where it came from.
@@ -40,10 +40,12 @@ impl Value {
         parse(text).map_err(|problem| self.bad(problem))
     }
 
-    /// The entries of a comma list, each a value of its own for complaints.
+    /// The entries of a comma list, without blanks around them, each a value of its own for complaints.
     pub(super) fn entries(&self) -> Vec<Value> {
         let list = self.text.as_bytes().split(|&byte| byte == b',');
-        list.map(|entry| Value { text: OsStr::from_bytes(entry).to_owned(), from: self.from.clone() }).collect()
+        let entry =
+            |entry: &[u8]| Value { text: OsStr::from_bytes(entry.trim_ascii()).to_owned(), from: self.from.clone() };
+        list.map(entry).collect()
     }
 }
 
@@ -105,8 +107,12 @@ impl Lookup {
     }
 
     pub(super) fn auto(&self, abra: Option<&OsString>, docker: Option<&OsString>, steps: Vec<String>) -> AutoSettings {
-        let text = |flag, option| self.value(flag, option, Counts::Resident).map(|value| value.text);
-        AutoSettings { abra: text(abra, "abra"), docker: text(docker, "docker"), steps }
+        AutoSettings { abra: self.program(abra, "abra"), docker: self.program(docker, "docker"), steps }
+    }
+
+    pub(super) fn program(&self, flag: Option<&OsString>, option: &str) -> Option<ProgramName> {
+        let value = self.value(flag, option, Counts::Resident)?;
+        Some(ProgramName { name: value.text, from: value.from })
     }
 
     pub(super) fn switch(&self, flag: bool, option: &str, counts: Counts) -> Result<bool, Error> {

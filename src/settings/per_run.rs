@@ -74,8 +74,8 @@ impl AbraDirSettings {
 /// The error for a host without an ABRA_DIR.
 pub(super) fn no_canonical() -> Error {
     Error::Missing(
-        "no ABRA_DIR of this host was found (no .abra with servers in HOME); set CCCI_CANONICAL_ABRA_DIR (or \
-         --canonical-abra-dir)"
+        "no ABRA_DIR of this host was found (no .abra with servers in HOME, nor in the home that /etc/passwd names); set \
+         CCCI_CANONICAL_ABRA_DIR (or --canonical-abra-dir)"
             .to_owned(),
     )
 }

@@ -61,13 +61,22 @@ pub enum Teardown {
     Auto(AutoSettings),
 }
 
+/// A program that was asked for, and where, as the start of a complaint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramName {
+    /// Its name or path.
+    pub name: OsString,
+    /// `--abra '/no/such':`, or `CCCI_ABRA='/no/such':`.
+    pub from: String,
+}
+
 /// Programs and steps of the automatic teardown, as asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AutoSettings {
     /// The abra program; from PATH.
-    pub abra: Option<OsString>,
+    pub abra: Option<ProgramName>,
     /// The docker program; from PATH.
-    pub docker: Option<OsString>,
+    pub docker: Option<ProgramName>,
     /// Steps in place of abra's own.
     pub steps: Vec<String>,
 }
@@ -158,6 +167,8 @@ pub struct RunSettings {
     pub stop_scope: StopScope,
     pub survivors: Survivors,
     pub teardown: Teardown,
+    /// It was asked for on the command line, and so by who started this guard.
+    pub teardown_by_flag: bool,
     pub teardown_on: TeardownOn,
     pub teardown_timeout: Duration,
     pub allow_list: AllowList,
@@ -226,6 +237,7 @@ pub fn resolve_run(form: Form, args: &RunArgs) -> Result<RunSettings, Error> {
     let teardown_on =
         one_of(&[("stop", TeardownOn::Stop), ("failure", TeardownOn::Failure), ("always", TeardownOn::Always)]);
     let canonical_abra_dir = resolve_canonical(&lookup, args, &teardown)?;
+    let abra_dir = resolve_abra_dir(&lookup, args, canonical_abra_dir.as_deref())?;
     let settings = RunSettings {
         form,
         command: args.command.clone(),
@@ -239,6 +251,7 @@ pub fn resolve_run(form: Form, args: &RunArgs) -> Result<RunSettings, Error> {
             .parsed(args.survivors.as_ref(), "survivors", Counts::Resident, survivors)?
             .unwrap_or(Survivors::Kill),
         teardown,
+        teardown_by_flag: args.teardown.is_some(),
         teardown_on: lookup
             .parsed(args.teardown_on.as_ref(), "teardown-on", Counts::ResidentNotNested, teardown_on)?
             .unwrap_or(TeardownOn::Stop),
@@ -255,8 +268,16 @@ pub fn resolve_run(form: Form, args: &RunArgs) -> Result<RunSettings, Error> {
             .path(args.lock_dir.as_ref(), "lock-dir", Counts::Always)?
             .unwrap_or_else(|| "/run/lock".into()),
         lock_timeout: lookup.parsed(args.lock_timeout.as_ref(), "lock-timeout", Counts::Always, duration::parse)?,
-        run_name: resolve_run_name(&lookup, args)?,
-        abra_dir: resolve_abra_dir(&lookup, args, canonical_abra_dir.as_deref())?,
+        run_name: match resolve_run_name(&lookup, args)? {
+            // The outer run's id: it shares it, unless it is to have an ABRA_DIR of its own.
+            RunName::Given(id)
+                if lookup.nested && args.run_id.is_none() && matches!(abra_dir, AbraDirChoice::Auto(_)) =>
+            {
+                RunName::FirstFree(vec![id])
+            }
+            name => name,
+        },
+        abra_dir,
         keep_run_dir: args.keep_run_dir,
         canonical_abra_dir,
         runs_dir: lookup.runs_dir(args.runs_dir.as_ref())?,

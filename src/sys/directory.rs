@@ -138,8 +138,9 @@ impl Directory {
 
     /// The first mount on a directory in this one, or below it.
     pub fn mount_below(&self, name: impl AsRef<OsStr>) -> io::Result<Option<PathBuf>> {
+        let mounts = procfs::mount_points()?;
         let path = std::fs::read_link(format!("/proc/self/fd/{}", self.as_raw_fd()))?.join(name.as_ref());
-        Ok(procfs::mount_points()?.into_iter().find(|mount| mount.starts_with(&path)))
+        Ok(mounts.into_iter().find(|mount| mount.starts_with(&path)))
     }
 
     /// Removes a directory in this one with all that is in it.

@@ -166,9 +166,14 @@ pub fn may_wait_for_lock(pid: Pid) -> bool {
 
 /// Where something is mounted, as this process sees it (proc(5), mountinfo).
 pub fn mount_points() -> std::io::Result<Vec<PathBuf>> {
-    let table = fs::read("/proc/self/mountinfo")?;
+    let table = fs::read("/proc/self/mountinfo").map_err(no_mounts)?;
     let lines = table.split(|&byte| byte == b'\n');
     Ok(lines.filter_map(|line| line.split(|&byte| byte == b' ').nth(4)).map(unescaped).collect())
+}
+
+/// Not "not found": that would be said of what was looked at.
+fn no_mounts(error: std::io::Error) -> std::io::Error {
+    std::io::Error::other(format!("mounts can't be told without /proc ({error})"))
 }
 
 /// Blanks, line ends and backslashes are octal numbers there.
@@ -197,7 +202,7 @@ fn unescaped(field: &[u8]) -> PathBuf {
 /// # Errors
 /// When `/proc` does not say.
 pub fn mount_of(fd: impl std::os::fd::AsRawFd) -> std::io::Result<u64> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).map_err(no_mounts)?;
     let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).and_then(|id| id.trim().parse().ok());
     id.ok_or_else(|| std::io::Error::other("/proc does not tell mounts"))
 }

@@ -2,15 +2,24 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use nix::fcntl::OFlag;
 
 use crate::allow_list::AllowList;
 use crate::app::AppName;
 use crate::lock::path::LockDirectory;
 use crate::lock::{self, AppLock, Attempt};
+use crate::sys::directory::explained;
 
 /// So much of a line that is no domain is shown.
 const SHOWN: usize = 200;
+/// Longer notes are none that a harness makes: four thousand of the longest names.
+const NOTES_MAX: u64 = 1024 * 1024;
 
 /// An app that a harness noted, and whether it may be torn down.
 #[derive(Debug)]
@@ -23,16 +32,33 @@ pub enum Noted {
 
 /// Reads the domains that a harness noted, each once, in order. A line that is no domain comes
 /// with what is wrong with it.
-pub fn read_noted(file: &Path) -> Vec<Result<AppName, (String, String)>> {
-    let mut seen = Vec::new();
-    let text = std::fs::read(file).unwrap_or_default();
-    for line in String::from_utf8_lossy(&text).lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let entry = AppName::parse(line).map_err(|problem| (line.chars().take(SHOWN).collect(), problem));
-        if !seen.contains(&entry) {
-            seen.push(entry);
-        }
+///
+/// # Errors
+/// The harness put something else in the file's place, or it can't be read.
+pub fn read_noted(file: &Path) -> io::Result<Vec<Result<AppName, (String, String)>>> {
+    let text = match read(file) {
+        // Removed by the harness: it takes its notes back.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text?,
+    };
+    let mut seen = HashSet::new();
+    let text = String::from_utf8_lossy(&text);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && seen.insert(*line));
+    let parse = |line: &str| AppName::parse(line).map_err(|problem| (line.chars().take(SHOWN).collect(), problem));
+    Ok(lines.map(parse).collect())
+}
+
+/// Whatever the harness made of its file: a FIFO must not hold the teardown up, a link lead it elsewhere, or a
+/// device fill the memory.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(explained)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file any more"));
     }
-    seen
+    let mut text = Vec::new();
+    file.take(NOTES_MAX).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// Takes the lock of a noted app, which the dead harness may have held itself.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::app::AppName;
 use crate::error::Error;
 use crate::harness;
-use crate::settings::{AutoSettings, quoted};
+use crate::settings::{AutoSettings, ProgramName, quoted};
 use crate::stack;
 use crate::sys::process::Ended;
 use crate::sys::time;
@@ -65,7 +65,7 @@ impl Auto {
         let docker = find_program(settings.docker.as_ref(), "docker", search_path)?;
         if abra.is_some() && canonical.is_none() {
             return Err(Error::Usage(
-                "abra is here, but no ABRA_DIR of this host was found (no .abra with servers in HOME): set \
+                "abra is here, but no ABRA_DIR of this host was found (no .abra with servers in HOME, nor in the home that /etc/passwd names): set \
                  CCCI_CANONICAL_ABRA_DIR, or use --teardown CMD"
                     .to_owned(),
             ));
@@ -96,7 +96,7 @@ impl Auto {
     /// # Errors
     /// When the docker program that was asked for isn't there.
     pub fn without_steps(
-        docker: Option<&OsString>,
+        docker: Option<&ProgramName>,
         search_path: Option<&OsStr>,
         canonical: Option<&Path>,
         lock_dir: &Path,
@@ -138,11 +138,15 @@ impl Auto {
 }
 
 /// The program of this name, or the one that was asked for in its place.
-fn find_program(given: Option<&OsString>, name: &str, search_path: Option<&OsStr>) -> Result<Option<PathBuf>, Error> {
+fn find_program(
+    given: Option<&ProgramName>,
+    name: &str,
+    search_path: Option<&OsStr>,
+) -> Result<Option<PathBuf>, Error> {
     match given {
         None => Ok(harness::look_up(OsStr::new(name), search_path)),
-        Some(given) => harness::look_up(given, search_path).map(Some).ok_or_else(|| Error::Setting {
-            from: format!("--{name} {}:", quoted(given)),
+        Some(given) => harness::look_up(&given.name, search_path).map(Some).ok_or_else(|| Error::Setting {
+            from: given.from.clone(),
             problem: "is no program that can be run".to_owned(),
         }),
     }

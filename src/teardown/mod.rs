@@ -66,6 +66,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The same, without the apps and what is left of them.
+    pub fn without_lists(self) -> Self {
+        Outcome { apps: Vec::new(), residual: Vec::new(), ..self }
+    }
+
     /// Of a teardown that was killed each time it was tried.
     pub fn failed() -> Self {
         Outcome { result: Verdict::Failed, status: None, elapsed_s: 0.0, apps: Vec::new(), residual: Vec::new() }

@@ -18,6 +18,7 @@ use crate::gate::Gate;
 use crate::harness;
 use crate::lock::AppLock;
 use crate::lock::handoff::Handed;
+use crate::log;
 use crate::sys::fd;
 use crate::sys::process::{self, Children, Ended, Pid};
 use crate::sys::signal::{Delivery, Inherited};
@@ -305,5 +306,5 @@ impl Stream {
 
 fn say(line: &[u8]) {
     let line = String::from_utf8_lossy(line);
-    tracing::info!(event = "teardown-output", "teardown: {}", line.trim_end());
+    tracing::info!(event = "teardown-output", "teardown: {}{}", log::of_app(), line.trim_end());
 }

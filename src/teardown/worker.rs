@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::app::AppName;
 use crate::lock::path::LockDirectory;
 use crate::lock::{AppLock, StillOurs};
+use crate::log;
 use crate::sys::process::{self, Ended};
 use crate::sys::signal::{Delivery, Inherited};
 use crate::sys::time;
@@ -89,8 +90,10 @@ impl<'a> Worker<'a> {
         let done = self.slot.progress();
         let is_done =
             |name: &Option<String>| done.iter().any(|entry| matches!(entry, Progress::App { app, .. } if app == name));
+        let several = targets.len() > 1;
         for target in targets {
             let app = target.app.as_ref().map(AppName::to_string);
+            log::set_app(app.as_deref(), several);
             if !is_done(&app)
                 && let Some(end) = self.tear_down(target)
             {
@@ -116,6 +119,7 @@ impl<'a> Worker<'a> {
         let began = time::now();
         let (Some(app), Some(directory)) = (target.app.clone(), self.directory) else { return };
         let Some(lock) = target.lock.take() else { return };
+        log::set_app(Some(app.as_str()), true);
         let end = match listed(&app, &mut self.runner, When::Before) {
             Ok(Some(false)) => {
                 AppEnd { why: "not listed any more".to_owned(), ..AppEnd::of_command(Verdict::Gone, None) }

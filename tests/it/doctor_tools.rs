@@ -48,7 +48,7 @@ fn abra_answers_fails_or_is_missing() {
     lines.expect("abra", "ok", &format!("'{}' abra version 1.0.0", elsewhere.display()));
     let lines = host.look(host.doctor(&["--abra", elsewhere.to_str().unwrap()]).env("CCCI_ABRA", "/no/such"));
     lines.expect("abra", "ok", "1.0.0");
-    host.look(host.doctor(&["--abra", "/no/such"])).expect("abra", "warning", "/no/such");
+    host.look(host.doctor(&["--abra", "/no/such"])).expect("abra", "error", "/no/such");
 
     host.answers("abra", "echo 'no config' >&2; kill -9 $$");
     let lines = host.lines();

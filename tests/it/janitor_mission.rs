@@ -256,7 +256,7 @@ fn case_11_protected_names_are_listed_and_left() {
     expect_verdict(&out, OTHER, "reaped");
     assert!(!out.text().contains("warm-"), "{}", out.text());
     assert_eq!((apps.has(APP), apps.has(OTHER)), (true, false));
-    let out = apps.janitor().env("CCCI_PROTECT", "x*,*-ad3e33.*").output();
+    let out = apps.janitor().env("CCCI_PROTECT", "x* , *-ad3e33.*").output();
     expect_verdict(&out, APP, "protected");
     assert!(!sandbox.lock_path(APP).exists());
 }

@@ -301,3 +301,19 @@ fn three_deep() {
     eventually(SOON, "nothing is left", || sandbox.nothing_left());
     assert!(sandbox.lock_is_free());
 }
+
+/// The guard above can't be told from its number (another pid namespace, an empty environment): a lock that is borrowed
+/// says as well that the app is an outer run's.
+/// Seen failing with `CCCI_GUARD_PID` alone: the app was torn down under its running harness.
+#[test]
+fn a_borrowed_lock_makes_it_nested() {
+    let sandbox = Sandbox::new();
+    let teardown = sandbox.teardown();
+    let inner = "env -u CCCI_GUARD_PID \"$G\" -- sh -c 'kill -9 $$'; echo inner $?; exit 0";
+    let guard = sandbox.run().app().env("CCCI_APP_DOMAIN", APP).env("CCCI_TEARDOWN", teardown.command());
+    let mut guard = guard.sh(inner).spawn();
+    guard.expect_line("inner 137");
+    guard.expect_code(0);
+    teardown.expect_none();
+    sandbox.expect_nothing_left();
+}

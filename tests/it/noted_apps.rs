@@ -134,3 +134,45 @@ fn a_dependency_that_the_harness_itself_held_is_torn_down() {
     assert_eq!(torn_down(&teardown), [APP, FIRST]);
     sandbox.expect_nothing_left();
 }
+
+/// The harness put something else in its file's place: nothing waits for it, nothing follows it, the app of `--app` is
+/// torn down, and the report says that something is not known.
+///
+/// Seen failing with the file simply read: a FIFO held the worker for ever, `/dev/zero` filled the memory.
+#[test]
+fn what_is_no_file_of_notes_holds_nothing_up() {
+    let places = ["mkfifo", "ln -s /dev/zero", "ln -s /etc/passwd", "mkdir"];
+    for place in places {
+        let sandbox = Sandbox::new();
+        let teardown = sandbox.teardown();
+        let guard = sandbox.bare().app().teardown(teardown.command_by_app("")).report();
+        let script =
+            format!("rm \"$CCCI_RUN_APPS_FILE\"; {place} \"$CCCI_RUN_APPS_FILE\"; exec \"$F\" print-signals TERM=0");
+        let mut guard = guard.sh(&script).spawn();
+        guard.ready();
+        guard.signal(Signal::SIGTERM);
+        guard.expect_code(143);
+        assert_eq!(torn_down(&teardown), [APP], "{place}");
+        let report = sandbox.report();
+        assert_eq!(result_of(&report, APP), "ok", "{place}: {report}");
+        assert_eq!(report["teardown"]["result"], "failed", "{place}: {report}");
+        assert!(guard.stderr().contains("noted apps can't be read"), "{place}: {}", guard.stderr());
+        sandbox.expect_nothing_left();
+    }
+}
+
+/// A teardown of very many apps is no takeover: what the supervisor says of it fits a message.
+///
+/// Seen failing with the lists in the message: it was too long, was cut, and hid the end of the run from the monitor.
+#[test]
+fn very_many_names_do_not_silence_the_supervisor() {
+    let sandbox = Sandbox::new();
+    let lines: String = (0..3000).map(|n| format!("../no-domain-{n}\\n")).collect();
+    let guard = stop(sandbox.bare().teardown("true"), &lines);
+    let report = sandbox.report();
+    assert_eq!(report["takeover"], false, "{report}");
+    assert_eq!(report["teardown"]["apps"].as_array().unwrap().len(), 3000);
+    assert!(!guard.stderr().contains("supervisor is gone"), "{}", guard.stderr());
+    assert_eq!(guard.stderr().matches("and 2980 more").count(), 1, "{}", guard.stderr());
+    sandbox.expect_nothing_left();
+}

@@ -105,3 +105,33 @@ fn the_question_is_asked_after_a_takeover_too() {
     drop(other);
     sandbox.expect_nothing_left();
 }
+
+/// The whole lock directory is another since (moved away, or a file system mounted over it), and another run has the
+/// app's lock in the new one: left alone. Where nobody has it, it is taken there and the app is torn down under it.
+///
+/// Seen failing with the file looked for in the directory that was opened at the start.
+#[test]
+fn an_app_whose_lock_directory_was_replaced_is_the_new_owner_s() {
+    for taken in [true, false] {
+        let sandbox = Sandbox::new();
+        let teardown = sandbox.teardown();
+        let guard = sandbox.bare().app().teardown(teardown.command()).report();
+        let mut guard = guard.fixture("print-signals TERM=0").spawn();
+        guard.ready();
+        fs::rename(sandbox.lock_dir(), sandbox.path("elsewhere")).unwrap();
+        fs::create_dir(sandbox.lock_dir()).unwrap();
+        let other = taken.then(|| FileLock::take(&sandbox.lock_path(APP)));
+        guard.signal(Signal::SIGTERM);
+        guard.expect_code(143);
+        let result = sandbox.report()["teardown"]["result"].clone();
+        if taken {
+            teardown.expect_none();
+            assert_eq!(result, "skipped");
+        } else {
+            teardown.expect_one();
+            assert_eq!(result, "ok");
+        }
+        drop(other);
+        sandbox.expect_nothing_left();
+    }
+}

@@ -19,6 +19,9 @@ use crate::sys::process::{self, Pid};
 use crate::sys::{signal, time};
 use crate::tree;
 
+/// More processes that can't be killed are not named.
+const NAMED_MAX: usize = 200;
+
 impl Engine {
     pub(super) fn survivors_done(&mut self) {
         let killed = self.tree.ended();
@@ -40,6 +43,10 @@ impl Engine {
     pub(super) fn act(&mut self, action: Action) {
         match action {
             Action::Tell(message) => {
+                let message = match message {
+                    Message::WorkerEnded(Some(outcome)) => Message::WorkerEnded(Some(outcome.without_lists())),
+                    other => other,
+                };
                 if !matches!(self.peer, Peer::Gone) {
                     self.channel.tell(&message);
                 }
@@ -47,14 +54,23 @@ impl Engine {
             Action::SignalHarness(number) => self.signal_harness(number),
             Action::AnnounceStop { signal, grace } => self.announce_stop(signal, grace),
             Action::ContinueTree => self.tree.continue_all(),
+            Action::AnnounceTeardownGoesOn => {
+                let limit = duration::exact(self.run.settings.teardown_timeout);
+                tracing::info!(
+                    event = "teardown-goes-on",
+                    "asked to stop: the teardown goes on to its end, {limit} at most"
+                );
+            }
             Action::KillHarness => {
                 let pid = self.facts.harness.map(Pid::as_raw);
-                tracing::warn!(
-                    event = "harness-killed",
-                    pid,
-                    "harness did not end in time: sent KILL to pid {}",
-                    pid.unwrap_or(0)
-                );
+                // Only a second request ends the grace before its time.
+                let grace_is_over = |began| time::now() >= began + self.policy.grace;
+                let why = if self.state.stop_began.is_none_or(grace_is_over) {
+                    "harness did not end in time"
+                } else {
+                    "asked once more"
+                };
+                tracing::warn!(event = "harness-killed", pid, "{why}: sent KILL to pid {}", pid.unwrap_or(0));
                 self.to_harness(SIGKILL);
             }
             Action::StopHarness => self.to_harness_group(SIGSTOP),
@@ -165,7 +181,9 @@ impl Engine {
     fn give_up_on_survivors(&mut self) {
         let left = self.tree.descendants();
         tracing::error!(event = "unkillable", "could not kill: {}", tree::names(&left));
-        self.facts.unkillable = left.iter().map(|process| format!("{} ({})", process.pid, process.name)).collect();
+        // The report and a message name so many, at most.
+        let named = left.iter().take(NAMED_MAX);
+        self.facts.unkillable = named.map(|process| format!("{} ({})", process.pid, process.name)).collect();
         // They are known now: nothing later waits for them once more.
         self.tree.note_all();
         self.channel.tell(&Message::Swept { killed: 0, unkillable: self.facts.unkillable.clone() });
