@@ -186,10 +186,12 @@ fn ours_unless_held_unlinked(directory: &LockDirectory, app: &AppName, lock: App
     Probe::Ours(lock)
 }
 
-/// A live run whose lock file was removed still holds the old one: newcomers, and we, get a new file.
+/// A live run whose lock file was removed, renamed or covered by a mount still holds the old one: newcomers, and we, get
+/// a new file.
 fn held_though_removed(directory: &LockDirectory, app: &AppName, free: &LockReport) -> Option<Probe> {
     let path = directory.real_file(app);
-    let (holders, saw_all) = procfs::holders_of_removed(&path);
+    let current = directory.identity(app);
+    let (holders, saw_all) = procfs::holders_of_another(&path, current);
     if !saw_all {
         SAY_BLIND.call_once(|| {
             tracing::warn!(
@@ -204,13 +206,13 @@ fn held_though_removed(directory: &LockDirectory, app: &AppName, free: &LockRepo
     }
     // A waiter that won the removed file is about to see that, and to let go.
     time::pause(LETS_GO_WITHIN);
-    let (holders, _) = procfs::holders_of_removed(&path);
+    let (holders, _) = procfs::holders_of_another(&path, current);
     let (pid, number) = holders.first()?;
     let line = File::open(format!("/proc/{pid}/fd/{number}")).ok().and_then(|file| holder::read_line(&file));
     if line.is_some_and(|line| line.teardown) {
         return Some(settled(app, Verdict::Live, format!("being torn down by pid {pid}"), free.clone()));
     }
-    let why = format!("its lock file was removed under pid {pid}, which still holds the lock");
+    let why = format!("its lock file was removed or renamed under pid {pid}, which still holds the lock");
     tracing::warn!(event = "held-unlinked", app = app.as_str(), "left {app} alone: {why}");
     Some(settled(app, Verdict::HeldUnlinked, why, free.clone()))
 }

@@ -6,8 +6,9 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use super::process::Pid;
 
@@ -207,13 +208,17 @@ pub fn mount_of(fd: impl std::os::fd::AsRawFd) -> std::io::Result<u64> {
     id.ok_or_else(|| std::io::Error::other("/proc does not tell mounts"))
 }
 
-/// The processes that hold a flock on a *removed* file of this path, with the descriptor; and whether all processes
-/// let themselves be looked at (that takes CAP_SYS_PTRACE for those of other users).
-pub fn holders_of_removed(path: &std::path::Path) -> (Vec<(Pid, i32)>, bool) {
-    let mut removed = path.as_os_str().to_owned();
-    removed.push(" (deleted)");
+/// The processes that hold a flock on another file than `current` that is or was under this path, with the descriptor:
+/// one that was removed, that was renamed to something with this beginning, or that something is mounted over. And whether
+/// all processes let themselves be looked at (that takes CAP_SYS_PTRACE for those of other users).
+pub fn holders_of_another(path: &Path, current: Option<FileId>) -> (Vec<(Pid, i32)>, bool) {
     let (mut found, mut saw_all) = (Vec::new(), true);
     let Ok(processes) = fs::read_dir("/proc") else { return (found, false) };
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    // A removed one has ` (deleted)` behind its name.
+    let is_named = |target: &Path| {
+        target.parent() == path.parent() && target.file_name().is_some_and(|other| other.as_bytes().starts_with(name))
+    };
     for pid in processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
         let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
             Ok(descriptors) => descriptors,
@@ -222,10 +227,12 @@ pub fn holders_of_removed(path: &std::path::Path) -> (Vec<(Pid, i32)>, bool) {
                 continue;
             }
         };
-        for descriptor in descriptors.flatten() {
+        for descriptor in descriptors.flatten().filter(|open| fs::read_link(open.path()).is_ok_and(|to| is_named(&to)))
+        {
             let number = descriptor.file_name().to_str().and_then(|number| number.parse().ok());
-            if fs::read_link(descriptor.path()).is_ok_and(|target| target.as_os_str() == removed)
-                && let Some(number) = number
+            let file = fs::metadata(descriptor.path()).map(|file| FileId { device: file.dev(), inode: file.ino() });
+            if let (Some(number), Ok(file)) = (number, file)
+                && current != Some(file)
                 && shows_flock(&pid.to_string(), number) == Some(true)
             {
                 found.push((Pid::from_raw(pid), number));
