@@ -27,6 +27,9 @@ pub struct HolderLine {
     pub command: String,
     /// Seconds since 1970 when the deadline passes, if the run has one and its harness is about to start.
     pub deadline_at: Option<u64>,
+    /// The pid namespace in which `pid` means something, by its inode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_ns: Option<u64>,
     /// It is no run, but a janitor that tears the app down.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub teardown: bool,
@@ -37,7 +40,14 @@ impl HolderLine {
     pub fn new(pid: Pid, run_id: &str, command: &[std::ffi::OsString]) -> Self {
         let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
         let command = words.join(" ").chars().take(COMMAND_MAX).collect();
-        HolderLine { pid: pid.as_raw(), run_id: run_id.to_owned(), command, deadline_at: None, teardown: false }
+        HolderLine {
+            pid: pid.as_raw(),
+            run_id: run_id.to_owned(),
+            command,
+            deadline_at: None,
+            pid_ns: procfs::pid_namespace(),
+            teardown: false,
+        }
     }
 
     pub(super) fn to_json(&self) -> String {

@@ -95,7 +95,8 @@ impl Look {
     /// # Errors
     /// The directory or `/proc` can't be read.
     pub fn at(directory: &Path, apps: &[AppName]) -> Result<Self, Error> {
-        let mut look = Look { own_pid_namespace: !procfs::in_first_pid_namespace(), ..Look::default() };
+        let namespace = procfs::pid_namespace().filter(|namespace| *namespace != procfs::FIRST_PID_NAMESPACE);
+        let mut look = Look { own_pid_namespace: namespace.is_some(), ..Look::default() };
         let mut files = HashMap::new();
         for app in look.names(directory, apps)? {
             let path = path::of(directory, &app);
@@ -111,7 +112,7 @@ impl Look {
         // Without a lock in sight there is nobody to look for but holders of removed files.
         let open = OpenFiles::look(&locked, &real, device).map_err(no_proc)?;
         for (app, file) in files {
-            let lock = judge(&table, &open, &real, path::of(directory, &app), app, file, look.own_pid_namespace);
+            let lock = judge(&table, &open, &real, path::of(directory, &app), app, file, namespace);
             look.locks.push(lock);
         }
         if apps.is_empty() {
@@ -217,7 +218,7 @@ fn judge(
     path: PathBuf,
     app: AppName,
     file: Option<LockFile>,
-    own_pid_namespace: bool,
+    namespace: Option<u64>,
 ) -> Lock {
     let removed = holders_of_removed(open, real, &app);
     let Some(file) = file else {
@@ -231,6 +232,9 @@ fn judge(
     let locked = table.is_held(file.id) && (!holders.is_empty() || procfs::is_flocked(file.id));
     // The line of somebody else than who took the lock tells of the past: not every holder writes one.
     let taker = table.taker(file.id).map(Pid::as_raw);
+    // Whoever took it last may have it where we can't see it.
+    let taken_in = file.line.as_ref().and_then(|line| line.pid_ns);
+    let may_be_elsewhere = namespace.is_some() && taken_in.is_some() && taken_in != namespace;
     let recorded = file.line.filter(|line| taker.is_none_or(|pid| pid == line.pid));
     // A guard that shares it is at work, whoever took it.
     let at_work = |line: &HolderLine| holders.iter().any(|seen| seen.pid == line.pid || seen.comm == GUARD);
@@ -238,7 +242,7 @@ fn judge(
     let state = if !removed.is_empty() {
         State::Replaced
     } else {
-        state_of(locked, !holders.is_empty(), recorded_lives, own_pid_namespace)
+        state_of(locked, !holders.is_empty(), recorded_lives, may_be_elsewhere)
     };
     let is_held = matches!(state, State::Held | State::Leaked | State::Invisible) && locked;
     Lock {
@@ -253,8 +257,8 @@ fn judge(
     }
 }
 
-/// `recorded_lives`: whoever the line names shares the lock, or nobody is named. `may_be_elsewhere`: holders outside our
-/// pid namespace don't show.
+/// `recorded_lives`: whoever the line names shares the lock, or nobody is named. `may_be_elsewhere`: it was taken in
+/// another pid namespace, whose processes don't show in ours.
 fn state_of(locked: bool, has_holders: bool, recorded_lives: bool, may_be_elsewhere: bool) -> State {
     match (locked, has_holders, recorded_lives) {
         (true, true, true) => State::Held,

@@ -108,11 +108,14 @@ pub fn ancestors() -> Vec<Pid> {
     chain
 }
 
-/// Is this the pid namespace that the kernel began with? From any other, processes outside of it can't be seen.
-pub fn in_first_pid_namespace() -> bool {
-    // PROC_PID_INIT_INO of the kernel's proc_ns.h. Where it can't be read there is nothing to say.
-    fs::read_link("/proc/self/ns/pid").map_or(true, |link| link.as_os_str() == "pid:[4026531836]")
+/// The pid namespace of this process, by its inode (pid_namespaces(7)).
+pub fn pid_namespace() -> Option<u64> {
+    fs::metadata("/proc/self/ns/pid").ok().map(|namespace| namespace.ino())
 }
+
+/// The pid namespace that the kernel began with (PROC_PID_INIT_INO of its proc_ns.h). From any other, processes outside of
+/// it can't be seen.
+pub const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// A file as `/proc` names it in lock lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
