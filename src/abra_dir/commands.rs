@@ -213,7 +213,7 @@ fn remove(runs_dir: &Path, id: &RunId, dry_run: bool) -> Result<ExitStatus, Stop
         Use::Gone => Ok(ExitStatus::Success),
         Use::Ours if dry_run => Ok(print(&format!("{}\n", found.path.display()))),
         Use::Ours => {
-            gc::remove(&found.run, OsStr::new(NAME), found.mark()).map_err(failed)?;
+            gc::remove(&found.run, found.mark()).map_err(failed)?;
             Ok(ExitStatus::Success)
         }
     }

@@ -114,7 +114,7 @@ fn sweep_whole(run: &RunDirectory, kept: bool, dry_run: bool) -> io::Result<Fate
         if found.take(&run.directory, name)? != Use::Ours {
             return Ok(Fate::Alone);
         }
-        remove(run, name, &found.mark)?;
+        remove(run, &found.mark)?;
     }
     Ok(Fate::Removed)
 }
@@ -145,16 +145,12 @@ fn sweep_unfinished(run: &RunDirectory, name: &OsStr, dry_run: bool) -> io::Resu
     Ok(Fate::Removed)
 }
 
-/// Removes one whose mark the caller holds, and the run's directory where that was made for it.
+/// Removes a whole one whose mark the caller holds, and the run's directory where that was made for it.
 ///
 /// # Errors
 /// What could not be removed.
-pub fn remove(run: &RunDirectory, name: &OsStr, mark: &Mark) -> io::Result<()> {
-    if name == NAME {
-        run.take_away(name)?
-    } else {
-        run.remove_unfinished(name)?
-    }
+pub fn remove(run: &RunDirectory, mark: &Mark) -> io::Result<()> {
+    run.take_away(OsStr::new(NAME))?;
     if mark.made_run_dir {
         run.remove_if_empty();
     }
