@@ -95,6 +95,18 @@ impl Place {
         code == 0
     }
 
+    /// Either every recipe is there, or none is; every other round, what is left is shown to be in nobody's way.
+    #[track_caller]
+    fn is_whole_or_gone(&self, round: usize, what: &str) {
+        if self.is_there(what) {
+            for recipe in RECIPES {
+                assert!(self.has_recipe(recipe, what), "{what}: no {recipe}");
+            }
+        } else if round.is_multiple_of(2) {
+            expect(&self.sandbox, 0, &CREATE);
+        }
+    }
+
     /// Does `path` know this recipe? Then it is whole: git finds nothing missing, and every file is as committed.
     #[track_caller]
     fn has_recipe(&self, recipe: &str, what: &str) -> bool {
@@ -160,14 +172,7 @@ fn create_killed_anywhere_is_all_or_nothing() {
     place.remove("undisturbed");
     while let Some(round) = place.next_round() {
         let what = format!("round {round}: {}", place.strike(&CREATE));
-        if place.is_there(&what) {
-            for recipe in RECIPES {
-                assert!(place.has_recipe(recipe, &what), "{what}: no {recipe}");
-            }
-        } else if round % 2 == 0 {
-            // Whatever is left, it is in nobody's way.
-            expect(&place.sandbox, 0, &CREATE);
-        }
+        place.is_whole_or_gone(round, &what);
         place.gc_cleans(&what);
         place.remove(&what);
     }
@@ -203,13 +208,7 @@ fn remove_killed_anywhere_leaves_no_half_a_directory() {
     while let Some(round) = place.next_round() {
         expect(&place.sandbox, 0, &CREATE);
         let what = format!("round {round}: {}", place.strike(&["remove", ID]));
-        if place.is_there(&what) {
-            for recipe in RECIPES {
-                assert!(place.has_recipe(recipe, &what), "{what}: no {recipe}");
-            }
-        } else if round % 2 == 0 {
-            expect(&place.sandbox, 0, &CREATE);
-        }
+        place.is_whole_or_gone(round, &what);
         place.gc_cleans(&what);
         place.remove(&what);
     }
