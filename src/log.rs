@@ -15,7 +15,7 @@ use std::sync::{Mutex, OnceLock};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use tracing::field::{Field, Visit};
 use tracing::span;
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::sys::{fd, time};
 
 /// How a line is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Format {
     /// `ccci-guard: warning: …`
     #[default]
@@ -34,7 +34,7 @@ pub enum Format {
 }
 
 /// When text is coloured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Color {
     /// On a terminal, unless `NO_COLOR` is set.
     #[default]
@@ -46,7 +46,7 @@ pub enum Color {
 }
 
 /// What is logged, where and how.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Settings {
     /// Text or JSON.
     pub format: Format,
@@ -89,6 +89,11 @@ fn open_log_file(path: &Path) -> Result<File, Error> {
         .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
         .open(path)
         .map_err(|error| Error::File { what: "cannot open the log file", path: path.to_owned(), error })
+}
+
+/// How this process logs, and for which run: for a process of ours that is to log the same way.
+pub fn settings() -> (Settings, Option<String>) {
+    LOG.get().map(|log| (log.settings.clone(), log.run_id.get().cloned())).unwrap_or_default()
 }
 
 /// From now on JSON lines name this run.

@@ -129,6 +129,47 @@ pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives each descriptor the number beside it, and lets those through an exec; whatever had these numbers is closed. For a
+/// forked child that is about to exec.
+pub fn place(descriptors: &[(BorrowedFd<'_>, RawFd)]) -> io::Result<()> {
+    // First out of the way: one of them may have a number that another one is to have.
+    let moved: Vec<OwnedFd> =
+        descriptors.iter().map(|(fd, _)| duplicate_above(fd, HANDED_OVER)).collect::<io::Result<_>>()?;
+    for (fd, (_, number)) in moved.iter().zip(descriptors) {
+        // SAFETY: dup2 takes numbers. What had this number belongs to values of the parent, which this child never uses
+        // again: it execs or ends.
+        Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), *number) })?;
+    }
+    Ok(())
+}
+
+/// Takes a descriptor over that our parent placed at this number.
+///
+/// # Errors
+/// EBADF: it isn't open.
+pub fn placed(number: RawFd) -> io::Result<OwnedFd> {
+    let fd = inherited(number).ok_or(Errno::EBADF)?;
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: it is open, was placed for us by whoever exec'd this program, and is taken over once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes every descriptor from this number on (close_range(2), Linux 5.9): a process that lives on its own must not keep
+/// open what its parent's caller had.
+pub fn close_from(number: RawFd) {
+    // SAFETY: numbers only; called first of all in a program that has opened nothing yet.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, number, libc::c_uint::MAX, 0) };
+    if closed == 0 {
+        return;
+    }
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers: Vec<RawFd> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for other in numbers.into_iter().filter(|other| *other >= number) {
+        // SAFETY: as above; the listing's own descriptor is closed already.
+        unsafe { libc::close(other) };
+    }
+}
+
 /// Makes `fd` the standard stream `number`, and lets it through an exec.
 pub fn become_standard_stream(fd: &impl AsRawFd, number: RawFd) -> io::Result<()> {
     // SAFETY: dup2 takes numbers; 0, 1 and 2 are owned by nobody in this program.

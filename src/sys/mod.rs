@@ -6,6 +6,7 @@
 pub mod directory;
 pub mod fd;
 pub mod file_lock;
+pub mod memory;
 pub mod open_files;
 pub mod process;
 pub mod procfs;

@@ -1,6 +1,6 @@
 //! Processes: fork, sessions, death signals, waiting, exec.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Duration;
@@ -127,6 +127,11 @@ pub fn reap(pid: Pid) {
     let _ = wait(libc::P_PID, pid.as_raw() as libc::id_t, libc::WEXITED | libc::WNOHANG);
 }
 
+/// Waits for a child's end and takes it, where it has not been taken yet.
+pub fn wait_for(pid: Pid) {
+    let _ = wait(libc::P_PID, pid.as_raw() as libc::id_t, libc::WEXITED);
+}
+
 /// Has this child been stopped since the last call?
 pub fn was_stopped(pid: Pid) -> bool {
     matches!(wait(libc::P_PID, pid.as_raw() as libc::id_t, libc::WSTOPPED | libc::WNOHANG), Children::Ended(..))
@@ -156,6 +161,12 @@ pub fn exec(program: &CString, argv: &[CString], environment: &[CString]) -> Err
         Ok(never) => match never {},
         Err(error) => error,
     }
+}
+
+/// The name by which ps(1) shows this process, 15 bytes of it (PR_SET_NAME).
+pub fn set_name(name: &CStr) {
+    // SAFETY: the kernel reads at most 16 bytes of a string that ends with NUL.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
 }
 
 /// Gives the pages of program text back that only the start-up needed; those still needed are faulted in again.

@@ -113,6 +113,12 @@ pub fn pid_namespace() -> Option<u64> {
     fs::metadata("/proc/self/ns/pid").ok().map(|namespace| namespace.ino())
 }
 
+/// The name of this host (proc(5), `/proc/sys/kernel/hostname`).
+pub fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
 /// The pid namespace that the kernel began with (PROC_PID_INIT_INO of its proc_ns.h). From any other, processes outside of
 /// it can't be seen.
 pub const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
