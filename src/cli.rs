@@ -39,7 +39,7 @@ pub struct Cli {
 }
 
 /// Options of `run` that `exec` refuses, or has no use for.
-const RESIDENT: [&str; 19] = [
+const RESIDENT: [&str; 25] = [
     "warn_before",
     "warn_signal",
     "grace",
@@ -59,6 +59,12 @@ const RESIDENT: [&str; 19] = [
     "abra",
     "docker",
     "canonical_abra_dir",
+    "lock_backend",
+    "etcd_endpoints",
+    "etcd_cacert",
+    "etcd_cert",
+    "etcd_key",
+    "lease_ttl",
 ];
 
 /// Options of `janitor` that mean nothing for one app.
@@ -166,7 +172,7 @@ pub struct ManArgs {
 /// Options of `run` and `exec`, as typed.
 #[derive(Debug, Default, Args)]
 pub struct RunArgs {
-    /// App to lock and tear down; repeatable [CCCI_APP_DOMAIN, comma list; none]
+    /// App to lock and tear down; repeatable [CCCI_APP_DOMAIN; none]
     #[arg(long, value_name = "DOMAIN")]
     pub app: Vec<OsString>,
     /// Stop the run this long after its start: 142 [CCCI_DEADLINE; none]
@@ -217,6 +223,9 @@ pub struct RunArgs {
     /// Wait this long for the lock, then 75 [CCCI_LOCK_TIMEOUT; wait]
     #[arg(long, value_name = "D")]
     pub lock_timeout: Option<OsString>,
+    /// The lock of the whole cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// Name of the run [CCCI_RUN_ID; Drone's numbers, else manual-PID]
     #[arg(long, value_name = "ID")]
     pub run_id: Option<OsString>,
@@ -254,7 +263,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub log: LogArgs,
     /// The command and its arguments
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", hide = true)]
     pub command: Vec<OsString>,
 }
 
@@ -267,9 +276,45 @@ pub struct AllowListArgs {
     /// auto may touch names that this matches [CCCI_RUN_APP_RE; none]
     #[arg(long, value_name = "RE")]
     pub run_app_re: Option<OsString>,
-    /// auto never touches these; repeatable [CCCI_PROTECT, comma list; none]
+    /// auto never touches these; repeatable [CCCI_PROTECT; none]
     #[arg(long, value_name = "GLOB")]
     pub protect: Vec<OsString>,
+}
+
+/// Options of the cluster lock, as typed.
+#[derive(Debug, Default, Args)]
+pub struct ClusterArgs {
+    /// flock, or etcd beside it [CCCI_LOCK_BACKEND; flock]
+    #[arg(long, value_name = "WHICH")]
+    pub lock_backend: Option<OsString>,
+    /// URLs of etcd, comma list [CCCI_ETCD_ENDPOINTS; none]
+    #[arg(long, value_name = "URLS")]
+    pub etcd_endpoints: Option<OsString>,
+    /// Authorities for its certificate, PEM [CCCI_ETCD_CACERT; public ones]
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cacert: Option<OsString>,
+    /// Our certificate, PEM [CCCI_ETCD_CERT; none]
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cert: Option<OsString>,
+    /// Its key, PEM [CCCI_ETCD_KEY; none]
+    #[arg(long, value_name = "FILE")]
+    pub etcd_key: Option<OsString>,
+    /// A lease lasts so long without renewal [CCCI_LEASE_TTL; 30s]
+    #[arg(long, value_name = "D")]
+    pub lease_ttl: Option<OsString>,
+}
+
+impl ClusterArgs {
+    /// Those that mean something with etcd only, with what was given.
+    pub fn of_etcd(&self) -> [(&'static str, Option<&OsString>); 5] {
+        [
+            ("etcd-endpoints", self.etcd_endpoints.as_ref()),
+            ("etcd-cacert", self.etcd_cacert.as_ref()),
+            ("etcd-cert", self.etcd_cert.as_ref()),
+            ("etcd-key", self.etcd_key.as_ref()),
+            ("lease-ttl", self.lease_ttl.as_ref()),
+        ]
+    }
 }
 
 /// Options of `janitor` and `reap`, as typed.
@@ -285,6 +330,9 @@ pub struct JanitorArgs {
     /// Directory of the app locks [CCCI_APP_LOCK_DIR; /run/lock]
     #[arg(long, value_name = "DIR")]
     pub lock_dir: Option<OsString>,
+    /// The lock of the whole cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// The host's own ABRA_DIR [CCCI_CANONICAL_ABRA_DIR; ~/.abra]
     #[arg(long, value_name = "DIR")]
     pub canonical_abra_dir: Option<OsString>,
@@ -366,6 +414,9 @@ pub struct LocksArgs {
     /// Directory of the app locks [CCCI_APP_LOCK_DIR; /run/lock]
     #[arg(long, value_name = "DIR")]
     pub lock_dir: Option<OsString>,
+    /// The lock of the whole cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// What is logged, where and how.
     #[command(flatten)]
     pub log: LogArgs,
@@ -390,6 +441,9 @@ pub struct DoctorArgs {
     /// The host's own ABRA_DIR [CCCI_CANONICAL_ABRA_DIR; ~/.abra]
     #[arg(long, value_name = "DIR")]
     pub canonical_abra_dir: Option<OsString>,
+    /// The lock of the whole cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// The abra program [CCCI_ABRA; from PATH]
     #[arg(long, value_name = "P")]
     pub abra: Option<OsString>,

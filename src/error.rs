@@ -52,6 +52,21 @@ pub enum Error {
         /// How long was waited.
         waited: String,
     },
+    /// Another host held the cluster's lock for too long.
+    #[error(
+        "the cluster's lock of {app} is still {holder}, after {waited}; see: ccci-guard locks {app} --lock-backend etcd"
+    )]
+    HeldElsewhere {
+        /// The app.
+        app: String,
+        /// `held by pid 4242 on ci-2, run 1187, …`
+        holder: String,
+        /// How long was waited.
+        waited: String,
+    },
+    /// etcd can't be reached, or refused us.
+    #[error("{0}")]
+    Cluster(String),
     /// The command can't be run: not found.
     #[error("cannot run {command}: {problem}")]
     NotFound {
@@ -115,7 +130,7 @@ impl Error {
             | Error::Exists(_)
             | Error::Tool(_)
             | Error::System { .. } => ExitStatus::CannotStart,
-            Error::LockTimeout { .. } => ExitStatus::LockTimeout,
+            Error::LockTimeout { .. } | Error::HeldElsewhere { .. } | Error::Cluster(_) => ExitStatus::LockTimeout,
             Error::CannotExecute { .. } => ExitStatus::CannotExecute,
             Error::NotFound { .. } => ExitStatus::NotFound,
         }
@@ -131,6 +146,8 @@ impl Error {
             | Error::LockDirectory { .. }
             | Error::LockFile { .. }
             | Error::LockTimeout { .. }
+            | Error::HeldElsewhere { .. }
+            | Error::Cluster(_)
             | Error::NotFound { .. }
             | Error::CannotExecute { .. }
             | Error::File { .. }

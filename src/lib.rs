@@ -9,6 +9,7 @@ pub mod abra_dir;
 pub mod allow_list;
 pub mod app;
 pub mod cli;
+pub mod cluster;
 pub mod doctor;
 pub mod duration;
 pub mod error;
@@ -41,6 +42,9 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     // First of all: who our parent is, and what it handed us, can't be told later.
     let birth = guard::Birth::now();
     let words: Vec<OsString> = args.collect();
+    if words.first().is_some_and(|name| name == cluster::NAME) {
+        return ExitCode::from(cluster::keep());
+    }
     if let Some((form, args)) = cli::parse_run(&words) {
         return ExitCode::from(guard::start(birth, form, &args));
     }

@@ -6,12 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod doctor;
 mod janitor;
 mod lookup;
 mod per_run;
 mod run;
 
+pub use cluster::{EtcdSettings, Secret, resolve_cluster};
 pub use doctor::{DoctorSettings, resolve_doctor};
 pub use janitor::{JanitorSettings, resolve_janitor, resolve_reap};
 pub use per_run::{

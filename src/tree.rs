@@ -41,6 +41,16 @@ impl Tree {
         self.noted.extend(procfs::descendants(own, &self.noted).into_iter().map(|process| process.pid));
     }
 
+    /// Leaves this process alone, and what descends from it.
+    pub fn leave_alone(&mut self, pid: Pid) {
+        self.noted.insert(pid);
+    }
+
+    /// It is as good as dead: not to be counted among those that had to be ended.
+    pub fn was_killed(&mut self, pid: Pid) {
+        self.killed.insert(pid);
+    }
+
     /// Reaps a child that has ended.
     pub fn reap(&mut self, pid: Pid) {
         process::reap(pid);

@@ -99,6 +99,7 @@ fn checks(settings: &DoctorSettings, inherited: &Inherited) -> Result<Result<Vec
         host::canonical_abra_dir(settings),
         host::deadline(settings),
     ];
+    checks.extend(tools.etcd());
     checks.extend([
         tools.git(),
         tools.abra(),

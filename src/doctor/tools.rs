@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::cluster::{self, Answer, Question};
 use crate::doctor::Check;
 use crate::error::Error;
 use crate::harness;
@@ -107,6 +108,19 @@ impl<'a> Tools<'a> {
         }
     }
 
+    /// etcd, where it has the cluster's locks.
+    pub fn etcd(&self) -> Option<Check> {
+        let etcd = self.settings.etcd.as_ref()?;
+        let name = "etcd";
+        Some(match cluster::ask(etcd, Question::Ping) {
+            Ok(Answer::Pong(version)) => Check::ok(name, format!("version {version}, {}", etcd.endpoints.join(" "))),
+            Ok(_) => Check::error(name, "its answer makes no sense", "see --etcd-endpoints"),
+            Err(error) => {
+                Check::error(name, error.to_string(), "a run with --lock-backend etcd is refused until it answers")
+            }
+        })
+    }
+
     /// `docker`, which sweeps and proves.
     pub fn docker(&mut self) -> Check {
         let name = "docker";
@@ -140,10 +154,13 @@ impl<'a> Tools<'a> {
         match self.ask(&docker, &["node", "ls", "--quiet"]) {
             Ok(nodes) => match nodes.lines().count() {
                 1 => Check::ok(name, "active, one node"),
+                count if self.settings.etcd.is_some() => {
+                    Check::ok(name, format!("active, {count} nodes, with the app locks in etcd"))
+                }
                 count => Check::warning(
                     name,
                     format!("active, {count} nodes, and the app locks are this host's alone"),
-                    "give the janitor --single-runner where only this host runs harnesses",
+                    "give the janitor --single-runner where only this host runs harnesses; else use --lock-backend etcd",
                 ),
             },
             Err(problem) => Check::error(

@@ -20,7 +20,7 @@ use crate::sys::time::{self, Alarm};
 use crate::sys::{fd, signal};
 
 /// People are told again for whom we wait.
-const REMIND_EVERY: Duration = Duration::from_secs(30);
+pub const REMIND_EVERY: Duration = Duration::from_secs(30);
 
 /// Why a run ends before its harness was started.
 pub enum Refused {
@@ -54,7 +54,11 @@ impl Listener<'_> {
         self.heard()
     }
 
-    fn heard(&self) -> Result<(), Refused> {
+    /// The same, of what was delivered already.
+    ///
+    /// # Errors
+    /// The request.
+    pub fn heard(&self) -> Result<(), Refused> {
         for received in self.delivery.take() {
             match Request::of(received.signal) {
                 Request::Stop => return Err(Refused::Asked(Cause::Signal(received.signal))),
@@ -96,9 +100,9 @@ pub fn all(
     settings: &RunSettings,
     directory: &LockDirectory,
     listener: &Listener<'_>,
+    give_up: Option<Duration>,
     record: impl Fn(&AppLock, bool),
 ) -> Result<Vec<AppLock>, Refused> {
-    let give_up = settings.lock_timeout.map(|limit| time::now() + limit);
     let mut sorted: Vec<&AppName> = settings.apps.iter().collect();
     sorted.sort();
     let mut locks: Vec<AppLock> = Vec::new();

@@ -30,6 +30,8 @@ const UNKILLABLE_AFTER: Duration = Duration::from_secs(5);
 /// A supervisor that doesn't answer a request for this long, or is silent for this long after the deadline, is
 /// replaced.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// When the cluster lease is lost, it has this long at least: a tenth of the shortest lease's time.
+const LEASE_ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// After a takeover the stop signal is repeated, since a set-uid exec clears the kernel's (prctl(2)).
 const REPEAT_AFTER: Duration = Duration::from_secs(5);
 /// A teardown that was killed from outside is run once more.
@@ -96,6 +98,8 @@ pub struct State {
     pub teardown: Option<Outcome>,
     /// Some descendants could not be killed.
     pub unkillable: bool,
+    /// The cluster lock is lost: all must be dead at this moment, and nothing is torn down any more.
+    pub kill_at: Option<Duration>,
     /// Requests to the supervisor that it has not answered.
     pub unanswered: u32,
     /// The supervisor has done everything; the status to exit with.
@@ -120,6 +124,7 @@ impl State {
             workers: 0,
             teardown: None,
             unkillable: false,
+            kill_at: None,
             unanswered: 0,
             finished: None,
         }
@@ -134,6 +139,7 @@ impl State {
             Some(Cause::SupervisorGone) | None => ExitStatus::SupervisorGone,
             Some(Cause::OutputClosed) => ExitStatus::OutputClosed,
             Some(Cause::SelfDeadlock) => ExitStatus::Unclean,
+            Some(Cause::LeaseLost) => ExitStatus::LeaseLost,
             Some(Cause::LockTimeout) => ExitStatus::LockTimeout,
             Some(Cause::GuardError(status)) => return status,
             Some(Cause::HarnessExit | Cause::HarnessSignal) => {
@@ -162,7 +168,8 @@ impl State {
             Some(Cause::GuardError(_) | Cause::LockTimeout) => false,
             _ => true,
         };
-        wanted && policy.teardown && self.started && self.teardown.is_none()
+        // A lost lease: the app may be another's by now, who tears down what it finds.
+        wanted && policy.teardown && self.started && self.teardown.is_none() && self.kill_at.is_none()
     }
 
     /// The first cause wins, and the other guard process hears of it before anything is done about it.
@@ -202,6 +209,20 @@ fn watching(policy: &Policy, state: &mut State, now: Duration, event: Event, act
             state.stop_began = state.stop_began.or(Some(now));
             ask(state, Message::CallerGone);
         }
+        Event::LeaseLost { kill_at } if state.kill_at.is_none() => {
+            state.kill_at = Some(kill_at);
+            state.cause = state.cause.or(Some(Cause::LeaseLost));
+            state.stop_began = state.stop_began.or(Some(now));
+            let left = kill_at.saturating_sub(now);
+            state.unanswered += 1;
+            // One that does not answer can't be waited for as long as usual; one that does has all its time, and some.
+            actions.extend([
+                Action::Tell(Message::LeaseLost),
+                Action::Arm(Timer::Answer, (left / 2).clamp(LEASE_ANSWER_WITHIN, ANSWER_WITHIN)),
+                Action::Arm(Timer::LeaseOver, (left + left / 2).max(LEASE_ANSWER_WITHIN)),
+            ]);
+        }
+        Event::TimeUp(Timer::LeaseOver) if state.harness.is_none() => actions.push(Action::KillPeer),
         Event::Forward(signal) => ask(state, Message::Forward { signal }),
         Event::Suspend if policy.session == Session::Keep => actions.push(Action::StopSelf),
         Event::Suspend => ask(state, Message::Suspend),
@@ -258,6 +279,7 @@ fn told(state: &mut State, message: Message, actions: &mut Vec<Action>) {
         Message::HarnessIs { .. }
         | Message::Stop { .. }
         | Message::CallerGone
+        | Message::LeaseLost
         | Message::Forward { .. }
         | Message::Suspend
         | Message::Resume
@@ -281,6 +303,9 @@ fn take_over(policy: &Policy, state: &mut State, now: Duration, actions: &mut Ve
         return;
     }
     actions.extend([Action::Disarm(Timer::Answer), Action::Disarm(Timer::Silence)]);
+    if let Some(kill_at) = state.kill_at {
+        actions.push(Action::Arm(Timer::LeaseOver, kill_at.saturating_sub(now)));
+    }
     // One that gave up has said why.
     if !matches!(state.cause, Some(Cause::GuardError(_))) {
         actions.push(Action::AnnounceTakeover);
@@ -315,6 +340,7 @@ fn in_charge(policy: &Policy, state: &mut State, now: Duration, event: Event, ac
         Event::CallerGone | Event::PeerGone => stop(policy, state, now, Cause::ParentGone, actions),
         Event::OutputClosed => stop(policy, state, now, Cause::OutputClosed, actions),
         Event::SelfDeadlock(_) => stop(policy, state, now, Cause::SelfDeadlock, actions),
+        Event::LeaseLost { kill_at } => lease_lost(policy, state, now, kill_at, actions),
         Event::ExecFailed { status } => {
             state.started = false;
             actions.push(Action::Tell(Message::NeverStarted { status }));
@@ -369,6 +395,17 @@ fn stop(policy: &Policy, state: &mut State, now: Duration, cause: Cause, actions
     }
 }
 
+/// The app may be another's before long: all that is ours must be dead by then, whatever the grace, and nothing is torn
+/// down. In the middle of a teardown the worker finds out by itself, before its next step.
+fn lease_lost(policy: &Policy, state: &mut State, now: Duration, kill_at: Duration, actions: &mut Vec<Action>) {
+    if state.kill_at.is_some() {
+        return;
+    }
+    state.kill_at = Some(kill_at);
+    actions.push(Action::Arm(Timer::LeaseOver, kill_at.saturating_sub(now)));
+    stop(policy, state, now, Cause::LeaseLost, actions);
+}
+
 /// `signal`: what the harness gets, unless another was asked for; `None` where it has it already.
 fn begin_stop(
     policy: &Policy,
@@ -383,7 +420,8 @@ fn begin_stop(
     state.stop_began = Some(now);
     if let Some(signal) = signal {
         let signal = policy.stop_signal.unwrap_or(signal);
-        actions.extend([Action::AnnounceStop { signal, grace: policy.grace }, Action::SignalHarness(signal)]);
+        let grace = state.kill_at.map_or(policy.grace, |kill_at| policy.grace.min(kill_at.saturating_sub(now)));
+        actions.extend([Action::AnnounceStop { signal, grace }, Action::SignalHarness(signal)]);
     }
     actions.extend([
         Action::ContinueTree,
@@ -510,6 +548,17 @@ fn time_up(policy: &Policy, state: &mut State, timer: Timer, actions: &mut Vec<A
         }
         (Timer::Kill, Phase::Killing) => sweep(state, Phase::Sweeping, actions),
         (Timer::Survivors, Phase::Surviving) => sweep(state, Phase::Sweeping, actions),
+        (Timer::LeaseOver, Phase::Stopping | Phase::Killing) if policy.survivors == Survivors::Leave => {
+            kill(state, actions);
+        }
+        (Timer::LeaseOver, Phase::Stopping | Phase::Killing) => {
+            kill(state, actions);
+            sweep(state, Phase::Sweeping, actions);
+        }
+        (Timer::LeaseOver, Phase::Surviving) => {
+            actions.push(Action::Disarm(Timer::Survivors));
+            sweep(state, Phase::Sweeping, actions);
+        }
         (Timer::Sweep, Phase::Sweeping) => {
             state.unkillable = true;
             actions.push(Action::GiveUpOnSurvivors);

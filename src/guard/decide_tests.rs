@@ -71,6 +71,8 @@ fn states() -> Vec<State> {
     ];
     all.extend([running, stopping, surviving, tearing, worker_left].iter().map(told));
     all.push(State { phase: Phase::Watching, finished: Some(142), ..State::monitor() });
+    let lost = |state: &State| State { kill_at: Some(NOW + Duration::from_secs(1)), ..state.clone() };
+    all.extend(all.iter().map(lost).collect::<Vec<_>>());
     all
 }
 
@@ -83,6 +85,7 @@ fn events() -> Vec<Event> {
         Event::PeerStopped,
         Event::OutputClosed,
         Event::SelfDeadlock(Pid::from_raw(5)),
+        Event::LeaseLost { kill_at: NOW + Duration::from_secs(1) },
         Event::ExecFailed { status: 127 },
         Event::HarnessEnded(Ended::Code(0)),
         Event::HarnessEnded(Ended::Code(7)),
@@ -107,6 +110,9 @@ fn events() -> Vec<Event> {
         Timer::Silence,
         Timer::SelfDeadlock,
         Timer::Requests,
+        Timer::Lease,
+        Timer::LeaseOver,
+        Timer::Keeper,
     ] {
         all.push(Event::TimeUp(timer));
     }
@@ -154,6 +160,7 @@ fn in_every_state_every_event_keeps_the_promises() {
                     assert!(!state.worker_runs, "never two at a time: {}", context());
                     assert!(after.workers <= 2, "once more, not for ever: {}", context());
                     assert!(after.harness.is_some() || after.unkillable, "after the harness: {}", context());
+                    assert!(after.kill_at.is_none(), "not once the app may be another's: {}", context());
                 }
                 let ends = |action: &Action| matches!(action, Action::Finish | Action::Exit(_));
                 let end = actions.iter().position(ends);
@@ -325,4 +332,55 @@ fn a_terminal_signal_is_not_sent_twice_to_a_harness_in_the_terminals_group() {
     assert!(!actions.contains(&Action::SignalHarness(2)));
     let (_, actions) = decide(&policy(), State::supervisor(), NOW, interrupt);
     assert!(actions.contains(&Action::SignalHarness(2)));
+}
+
+const LOST: Event = Event::LeaseLost { kill_at: Duration::from_secs(1003) };
+
+/// Seen failing with the grace armed alone, and without the look at `kill_at` in `teardown_is_due`.
+#[test]
+fn a_lost_lease_cuts_the_grace_short_and_tears_nothing_down() {
+    let (state, actions) = feed(&policy(), State::supervisor(), &[(0, LOST)]);
+    assert_eq!((state.phase, state.exit_status()), (Phase::Stopping, 76));
+    let grace = Duration::from_secs(3);
+    assert!(actions.contains(&Action::AnnounceStop { signal: 15, grace }), "{actions:?}");
+    assert!(actions.contains(&Action::SignalHarness(15)) && actions.contains(&Action::Arm(Timer::LeaseOver, grace)));
+    let (state, actions) = feed(&policy(), state, &[(3000, Event::TimeUp(Timer::LeaseOver))]);
+    assert_eq!(state.phase, Phase::Sweeping);
+    assert!(actions.contains(&Action::KillHarness) && actions.contains(&Action::Sweep), "all at once: {actions:?}");
+    let ends = [(3001, Event::HarnessEnded(Ended::Signal(KILL))), (3002, Event::TreeEmpty)];
+    let (state, actions) = feed(&policy(), state, &ends);
+    assert_eq!((state.phase, state.exit_status(), state.teardown), (Phase::Finished, 76, None));
+    assert!(!actions.contains(&Action::StartWorker));
+    // One that ended in time leaves survivors, whose two seconds end with the lease too.
+    let ended = [(0, LOST), (2500, Event::HarnessEnded(Ended::Code(0))), (3000, Event::TimeUp(Timer::LeaseOver))];
+    assert_eq!(feed(&policy(), State::supervisor(), &ended).0.phase, Phase::Sweeping);
+}
+
+#[test]
+fn a_lease_that_is_lost_later_does_not_change_the_cause() {
+    let (state, actions) = feed(&policy(), State::supervisor(), &[(0, Event::TimeUp(Timer::Deadline)), (100, LOST)]);
+    assert!(actions.contains(&Action::Arm(Timer::LeaseOver, Duration::from_millis(2900))), "{actions:?}");
+    let ends = [(200, Event::HarnessEnded(Ended::Code(0))), (300, Event::TreeEmpty)];
+    let (state, _) = feed(&policy(), state, &ends);
+    assert_eq!((state.phase, state.exit_status(), state.workers), (Phase::Finished, 142, 0));
+    // In the middle of a teardown: the worker finds out by itself.
+    let tearing = State { cause: Some(Cause::Deadline), ..states()[6].clone() };
+    let (state, actions) = feed(&policy(), tearing, &[(0, LOST)]);
+    assert_eq!((state.phase, state.exit_status()), (Phase::TearingDown, 142));
+    assert!(!actions.contains(&Action::Sweep) && !actions.contains(&Action::KillHarness));
+    // One that is killed then is not run once more.
+    let killed = [(1, Event::WorkerEnded(WorkerEnd::Died)), (2, Event::TreeEmpty)];
+    assert_eq!(feed(&policy(), state, &killed).0.phase, Phase::Finished);
+}
+
+/// Seen failing with the usual 5 s for an answer, and without `LeaseOver` armed at the takeover.
+#[test]
+fn a_monitor_does_not_wait_long_for_a_silent_supervisor_then() {
+    let (state, actions) = feed(&policy(), State::monitor(), &[(0, Event::Told(Message::GateOpened)), (0, LOST)]);
+    assert!(actions.contains(&Action::Tell(Message::LeaseLost)));
+    assert!(actions.contains(&Action::Arm(Timer::Answer, Duration::from_millis(1500))), "{actions:?}");
+    let (state, actions) = feed(&policy(), state, &[(1500, Event::TimeUp(Timer::Answer)), (1501, Event::PeerGone)]);
+    assert_eq!((state.phase, state.exit_status()), (Phase::Stopping, 76));
+    assert_eq!(actions[0], Action::KillPeer);
+    assert!(actions.contains(&Action::Arm(Timer::LeaseOver, Duration::from_millis(1499))), "{actions:?}");
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod act;
+mod lease;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::File;
@@ -17,6 +18,7 @@ use nix::errno::Errno;
 use nix::unistd::getppid;
 use signal_hook::consts::{SIGCHLD, SIGKILL};
 
+use crate::cluster::Lease;
 use crate::gate::{self, Gate};
 use crate::guard::acquire::Request;
 use crate::guard::decide::{self, Phase, Policy, State, decide};
@@ -66,6 +68,8 @@ pub struct Engine {
     exec_error: Option<File>,
     caller_watched: bool,
     outputs: Vec<BorrowedFd<'static>>,
+    /// Until the keeper has spoken: what it has to say is for good.
+    lease_watched: bool,
     self_deadlock: SelfDeadlock,
     /// A child may have ended, or be left to end.
     look_at_children: bool,
@@ -83,6 +87,7 @@ impl Engine {
         let silent_at = run.settings.deadline.map(|deadline| time::now() + deadline + decide::ANSWER_WITHIN);
         let mut engine = Engine::new(run, State::monitor(), channel, alarm, Peer::Supervisor(supervisor), noted);
         engine.timers.extend(silent_at.map(|at| (Timer::Silence, at)));
+        engine.watch_lease();
         // The supervisor never had most of it, and would fault in again what it needs when the harness ends.
         process::forget_start_up();
         engine
@@ -132,6 +137,7 @@ impl Engine {
             exec_error: None,
             caller_watched: true,
             outputs: Vec::new(),
+            lease_watched: false,
             self_deadlock: SelfDeadlock::new(&run.locks),
             look_at_children: true,
             terminate_survivors: false,
@@ -162,6 +168,7 @@ impl Engine {
                 self.timers.insert(Timer::Warning, now + (deadline - warning.before));
             }
             self.timers.extend(self.self_deadlock.first_look().map(|delay| (Timer::SelfDeadlock, now + delay)));
+            self.watch_lease();
         }
         self.signals(received);
     }
@@ -209,6 +216,9 @@ impl Engine {
         {
             descriptors.push((Source::Caller, caller));
         }
+        if let Some(lease) = self.run.lease.as_ref().filter(|_| self.lease_watched) {
+            descriptors.push((Source::Lease, lease.spoke()));
+        }
         let polled: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, descriptor)| *descriptor).collect();
         let (ready, output_closed) = fd::wait_also_for_closed(&polled, &self.outputs);
         let sources: Vec<Source> =
@@ -234,6 +244,10 @@ impl Engine {
         if ready.contains(&Source::Caller) {
             self.caller_watched = false;
             self.queue.push_back(Event::CallerGone);
+        }
+        if ready.contains(&Source::Lease) {
+            self.lease_watched = false;
+            self.judge_lease();
         }
         self.ring();
     }
@@ -270,6 +284,8 @@ impl Engine {
         if matches!(self.peer, Peer::Monitor { .. }) && getppid() != self.run.monitor {
             self.peer = Peer::Gone;
             self.queue.push_back(Event::PeerGone);
+            // The monitor looked after the keeper; one more stands by now.
+            self.start_keeper();
         } else if let Peer::Monitor { pidfd } = &mut self.peer {
             // A thread of it ended; or the descriptor was faster than our adoption: then the signal follows.
             pidfd.take();
@@ -290,6 +306,11 @@ impl Engine {
                 let request = match message {
                     Message::Stop { signal, origin } => Event::StopRequested { signal, origin },
                     Message::CallerGone => Event::CallerGone,
+                    Message::LeaseLost => {
+                        self.channel.tell(&Message::Acknowledged);
+                        self.judge_lease();
+                        continue;
+                    }
                     Message::Forward { signal } => Event::Forward(signal),
                     Message::Suspend => Event::Suspend,
                     Message::Resume => Event::Resume,
@@ -375,7 +396,9 @@ impl Engine {
             match timer {
                 Timer::SelfDeadlock => self.look_for_self_deadlock(now),
                 Timer::Requests => self.heard_out_now(),
-                Timer::Silence | Timer::Answer => {
+                Timer::Lease => self.judge_lease(),
+                Timer::Keeper => self.start_keeper(),
+                Timer::Silence | Timer::Answer | Timer::LeaseOver => {
                     // It may have spoken without waking us.
                     self.hear_peer();
                     self.queue.push_back(Event::TimeUp(timer));
@@ -413,10 +436,16 @@ impl Engine {
         {
             self.handle(Event::WorkerStopped);
         }
+        self.continue_keeper();
         self.sweep_round();
     }
 
     fn child_ended(&mut self, pid: Pid, how: Ended) {
+        if self.run.lease.as_ref().and_then(Lease::keeper) == Some(pid) {
+            self.tree.reap(pid);
+            self.keeper_ended();
+            return;
+        }
         if matches!(self.peer, Peer::Supervisor(supervisor) if supervisor == pid) {
             self.supervisor_ended(pid, how);
             return;
@@ -535,4 +564,5 @@ enum Source {
     Peer,
     Monitor,
     Caller,
+    Lease,
 }

@@ -30,6 +30,8 @@ pub enum Cause {
     OutputClosed,
     /// The harness waits for the lock that its own guard holds.
     SelfDeadlock,
+    /// The cluster lock is not ours any more.
+    LeaseLost,
     /// The lock was not had in time.
     LockTimeout,
     /// The guard could not start the harness; the status to exit with.
@@ -48,6 +50,7 @@ impl Cause {
             Cause::SupervisorGone => "supervisor-gone",
             Cause::OutputClosed => "output-closed",
             Cause::SelfDeadlock => "self-deadlock",
+            Cause::LeaseLost => "lease-lost",
             Cause::LockTimeout => "lock-timeout",
             Cause::GuardError(_) => "guard-error",
         }
@@ -96,6 +99,12 @@ pub enum Timer {
     SelfDeadlock,
     /// The monitor's answer to whether it has a request.
     Requests,
+    /// The cluster lease, unless it is renewed until then.
+    Lease,
+    /// Between the loss of the lease and SIGKILL to all.
+    LeaseOver,
+    /// The next start of a keeper that died.
+    Keeper,
 }
 
 /// How a worker came to its end.
@@ -122,6 +131,8 @@ pub enum Event {
     OutputClosed,
     /// This descendant waits for the lock that we hold, and has for too long.
     SelfDeadlock(Pid),
+    /// The cluster lock is not ours any more: all must be dead at `kill_at`.
+    LeaseLost { kill_at: Duration },
     /// The command could not be executed.
     ExecFailed { status: u8 },
     /// The harness ended; it is not reaped yet.

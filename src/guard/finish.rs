@@ -7,6 +7,7 @@ use std::time::Duration;
 use signal_hook::consts::SIGCONT;
 
 use crate::abra_dir::AbraDir;
+use crate::cluster::Lease;
 use crate::duration;
 use crate::guard::decide::State;
 use crate::guard::event::Cause;
@@ -28,6 +29,8 @@ pub struct Facts {
     pub unkillable: Vec<String>,
     /// The monitor had to go on in the supervisor's place.
     pub takeover: bool,
+    /// Why the cluster lease was lost, where it was.
+    pub lease_lost: Option<String>,
 }
 
 /// Does all that is left to do; returns the exit status.
@@ -68,6 +71,7 @@ pub fn report_refusal(run_id: &str, apps: Vec<String>, cause: Cause, status: u8,
         survivors_unkillable: Vec::new(),
         teardown: TeardownReport::from(None),
         takeover: false,
+        lease_lost: None,
     }
 }
 
@@ -85,6 +89,8 @@ fn report(run: &Run, state: &State, facts: &Facts, status: u8) -> Report {
         survivors_unkillable: facts.unkillable.clone(),
         teardown: TeardownReport::from(state.teardown.as_ref()),
         takeover: facts.takeover,
+        // Also where the worker was the first to see it.
+        lease_lost: run.lease.as_ref().and_then(Lease::loss).map(|loss| loss.to_string()),
         ..report_refusal(run.state.id().as_str(), apps, cause, status, run.lock_wait)
     }
 }
@@ -113,8 +119,11 @@ fn say(run: &Run, state: &State, status: u8) {
             tracing::debug!(event = "finished", "finished{released}; exit {status}");
         }
         (None, Some(cause)) => {
-            let left =
-                if run.settings.apps.is_empty() || !state.started { "" } else { "; nothing torn down (teardown none)" };
+            let left = match state.kill_at {
+                Some(_) => "; nothing torn down: the app may be another's by now, who does that, or the janitor",
+                None if run.settings.apps.is_empty() || !state.started => "",
+                None => "; nothing torn down (teardown none)",
+            };
             tracing::info!(event = "finished", "run ended ({}){left}{released}; exit {status}{kept}", cause.name());
         }
     }

@@ -50,7 +50,7 @@ fn enter(
     program: &Program,
 ) -> Result<Errno, Refused> {
     let harness = getpid();
-    let (_, locks) = locks::take(settings, state, listener)?;
+    let locks = locks::take(settings, state, listener)?.locks;
     if settings.session == Session::New && setsid().is_err() {
         tracing::info!(event = "session-kept", "this process leads its group already: staying in the caller's session");
     }

@@ -30,11 +30,13 @@ use signal_hook::consts::{
 };
 
 use crate::cli::RunArgs;
+use crate::cluster::Lease;
 use crate::error::Error;
 use crate::exit_status::ExitStatus;
 use crate::guard::acquire::{Listener, Refused};
 use crate::guard::engine::Engine;
 use crate::guard::event::Cause;
+use crate::guard::locks::Taken;
 use crate::guard::orphan::Caller;
 use crate::guard::protocol::Channel;
 use crate::guard::report::ReportFile;
@@ -127,7 +129,7 @@ fn prepare(
     let caller = Caller::watch(&settings, &birth, signal::parent_death())?;
     let program = Program::find(&settings.command, settings.search_path.as_deref())?;
     process::set_subreaper().map_err(Error::system("cannot become a subreaper"))?;
-    let noted = existing_children();
+    let mut noted = existing_children();
     let auto = find_auto(&settings, &birth.inherited, &delivery, noted.clone())?;
     let monitor = getpid();
     let state = RunState::claim(&settings, monitor)?;
@@ -137,7 +139,9 @@ fn prepare(
     let listener = Listener { delivery: &delivery, caller: &caller };
     // The last look before the forks: a request that came in the moment of the grant starts nothing.
     let taken = locks::take(&settings, &state, &listener).and_then(|taken| listener.check().map(|()| taken));
-    let (lock_directory, locks) = taken.inspect_err(|_| state.remove(None))?;
+    let Taken { directory: lock_directory, locks, lease } = taken.inspect_err(|_| state.remove(None))?;
+    // Never ours to end with the harness's tree.
+    noted.extend(lease.as_ref().and_then(Lease::keeper));
     if locks.iter().any(AppLock::is_borrowed) && !settings.teardown_by_flag {
         // The app is an outer run's, also where CCCI_GUARD_PID does not tell (another pid namespace, `env -i`).
         settings.teardown = Teardown::None;
@@ -156,6 +160,7 @@ fn prepare(
         report: None,
         lock_directory,
         locks,
+        lease,
         state,
         auto,
         result,

@@ -25,6 +25,8 @@ pub enum Message {
     Stop { signal: i32, origin: Origin },
     /// The monitor's parent is gone.
     CallerGone,
+    /// The cluster lease is lost.
+    LeaseLost,
     /// Pass this signal on to the harness.
     Forward { signal: i32 },
     /// Stop the harness for ^Z.

@@ -36,6 +36,8 @@ pub struct Report {
     pub survivors_unkillable: Vec<String>,
     pub teardown: TeardownReport,
     pub takeover: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_lost: Option<String>,
 }
 
 /// The harness's part.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::unistd::getpid;
 
 use crate::abra_dir::AbraDir;
+use crate::cluster::Lease;
 use crate::guard::orphan::{Birth, Caller};
 use crate::guard::report::ReportFile;
 use crate::harness::Program;
@@ -44,6 +45,8 @@ pub struct Run {
     pub lock_directory: Option<LockDirectory>,
     /// The locks, in the order of `settings.apps`.
     pub locks: Vec<AppLock>,
+    /// The cluster lock, where there is one.
+    pub lease: Option<Lease>,
     /// The run's id and files.
     pub state: RunState,
     /// What automatic teardown works with, where that was asked for.
@@ -61,8 +64,12 @@ pub struct Run {
 }
 
 impl Run {
-    /// Frees the locks, also where something that was forgotten still has them open.
+    /// Frees the locks, also where something that was forgotten still has them open. The cluster's first: who has the
+    /// host's next would find it held.
     pub fn release_locks(&self) {
+        if let Some(lease) = &self.lease {
+            lease.release();
+        }
         for lock in &self.locks {
             lock.release();
         }

@@ -26,6 +26,9 @@ use crate::sys::{fd, signal};
 /// The whole life of a supervisor; returns its exit status, which nobody looks at: it is told before.
 pub fn supervise(run: Run, channel: Channel) -> i32 {
     run.delivery.reset();
+    if let Some(lease) = &run.lease {
+        lease.is_of_parent();
+    }
     // A dead monitor's death signal would never come, so ask only after having asked for it.
     let _ = process::set_parent_death_signal(signal::parent_death());
     if getppid() != run.monitor {

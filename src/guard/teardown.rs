@@ -6,6 +6,7 @@
 use nix::unistd::{getpid, getppid};
 
 use crate::app::AppName;
+use crate::cluster::{Asking, Lease, Wanted};
 use crate::guard::decide::State;
 use crate::guard::finish::{self, Facts};
 use crate::guard::protocol::Channel;
@@ -47,7 +48,8 @@ fn tear_down(run: &mut Run, state: &State, facts: &Facts) {
     let opened =
         if run.lock_directory.is_none() { LockDirectory::open_or_create(&run.settings.lock_dir).ok() } else { None };
     let directory = run.lock_directory.as_ref().or(opened.as_ref());
-    let (mut noted, not_ours) = noted_apps(run, directory, harness);
+    let (noted, mut not_ours) = noted_apps(run, directory, harness);
+    let (mut noted, noted_lease) = noted_in_cluster(run, noted, &mut not_ours);
 
     let (teardown, auto) = (&run.settings.teardown, run.auto.as_ref());
     let work = |app: Option<&AppName>| {
@@ -59,22 +61,81 @@ fn tear_down(run: &mut Run, state: &State, facts: &Facts) {
         }
     };
     let mut targets: Vec<Target<'_>> = Vec::new();
-    for lock in run.locks.iter_mut().chain(noted.iter_mut()) {
+    let own = run.locks.iter_mut().map(|lock| (lock, run.lease.as_ref()));
+    for (lock, lease) in own.chain(noted.iter_mut().map(|lock| (lock, noted_lease.as_ref()))) {
         let app = lock.app().clone();
         let Some(work) = work(Some(&app)) else { return };
-        targets.push(Target { app: Some(app), lock: Some(lock), work, look_first: false });
+        // A borrowed lock is an outer run's, and so is the cluster's.
+        let lease = lease.filter(|_| !lock.is_borrowed());
+        targets.push(Target { app: Some(app), lock: Some(lock), lease, work, look_first: false });
     }
     if targets.is_empty() && not_ours.is_empty() {
         let Some(work) = work(None) else { return };
-        targets.push(Target { app: None, lock: None, work, look_first: false });
+        targets.push(Target { app: None, lock: None, lease: None, work, look_first: false });
     }
     let limit = run.settings.teardown_timeout;
     if let Ok(mut worker) = Worker::become_worker(&run.delivery, &run.birth.inherited, directory, limit, &run.result) {
+        if let Some(lease) = &run.lease {
+            worker.back_up(lease);
+        }
+        if let Some(keeper) = noted_lease.as_ref().and_then(Lease::keeper) {
+            worker.leave_alone(keeper);
+        }
         worker.run(targets, not_ours);
+    }
+    if let Some(lease) = &noted_lease {
+        lease.release();
     }
     for lock in &noted {
         lock.release();
     }
+}
+
+/// Of noted apps whose locks we have: those that no other host holds, and the cluster lock of them all.
+fn noted_in_cluster(
+    run: &Run,
+    noted: Vec<AppLock>,
+    not_ours: &mut Vec<(String, Verdict)>,
+) -> (Vec<AppLock>, Option<Lease>) {
+    let Some(etcd) = run.settings.etcd.as_ref().filter(|_| !noted.is_empty()) else { return (noted, None) };
+    let wanted = |lock: &AppLock| Wanted {
+        app: lock.app().to_string(),
+        line: holder_line(run),
+        deadline: None,
+        lock: lock.path().to_owned(),
+    };
+    let sought = Asking::start(etcd, noted.iter().map(wanted).collect(), false).and_then(Asking::finish_now);
+    let (lease, elsewhere) = match sought {
+        Ok(sought) => sought,
+        Err(error) => {
+            tracing::error!(event = "noted-apps-unlocked", "left the noted apps alone: {error}");
+            (None, Vec::new())
+        }
+    };
+    for seen in &elsewhere {
+        let (app, holder) = (seen.app.as_str(), seen.holder());
+        tracing::warn!(event = "noted-app-left", app, "left {app} alone: it is another run's ({holder})");
+    }
+    let mut ours = Vec::new();
+    for mut lock in noted {
+        match lease.as_ref().and_then(|lease| lease.token(lock.app())) {
+            Some(token) => {
+                lock.set_token(Some(token));
+                ours.push(lock);
+            }
+            None => {
+                let verdict = if lease.is_some() { Verdict::Skipped } else { Verdict::Failed };
+                not_ours.push((lock.app().to_string(), verdict));
+                lock.release();
+            }
+        }
+    }
+    (ours, lease)
+}
+
+/// Who we are, in the lock of a noted app.
+fn holder_line(run: &Run) -> HolderLine {
+    HolderLine { teardown: true, ..HolderLine::new(getpid(), run.state.id().as_str(), &run.settings.command) }
 }
 
 /// The apps that the harness noted, each with its lock; and those that can't be torn down: another's, which is
@@ -100,10 +161,7 @@ fn noted_apps(run: &Run, directory: Option<&LockDirectory>, harness: Pid) -> (Ve
         };
         match apps::take(directory, &app, &run.settings.allow_list, run.auto.is_some()) {
             Noted::Ours(lock) => {
-                lock.record(&HolderLine {
-                    teardown: true,
-                    ..HolderLine::new(getpid(), run.state.id().as_str(), &run.settings.command)
-                });
+                lock.record(&holder_line(run));
                 ours.push(lock);
             }
             Noted::LeftAlone(why) => {

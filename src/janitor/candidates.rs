@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 use crate::app::AppName;
+use crate::cluster::{self, Question};
 use crate::error::Error;
 use crate::janitor::classify::{self, Found};
 use crate::janitor::{Refused, existing_children};
@@ -61,6 +62,10 @@ impl<'a> Lister<'a> {
         };
         let mut auto = found.map_err(Refused::Usage)?;
         auto.list_elsewhere(settings.list_cmd.is_some());
+        if let Some(etcd) = &settings.etcd {
+            // Before anything is touched: without it nobody's app can be told from a run's on another host.
+            cluster::ask(etcd, Question::Ping).map_err(|error| Refused::NoList(error.to_string()))?;
+        }
         let noted = existing_children();
         let runner = Runner::new(delivery, inherited, noted.clone(), true);
         let runner = runner.map_err(|error| Refused::Usage(Error::System { what: "cannot make a timer", error }))?;
@@ -68,10 +73,11 @@ impl<'a> Lister<'a> {
         let lister = Lister { settings, runner: RefCell::new(runner), auto, environment, noted };
         if settings.list_cmd.is_none() {
             let nodes = lister.docker(|session| swarm::nodes(session))?;
-            if nodes > 1 && !settings.single_runner {
+            // A cluster lock speaks for all of them.
+            if nodes > 1 && !settings.single_runner && settings.etcd.is_none() {
                 return Err(Refused::NoList(format!(
                     "the Swarm has {nodes} nodes, and a lock of this host says nothing of runs on others; if only \
-                     this host runs harnesses, say --single-runner"
+                     this host runs harnesses, say --single-runner; else use --lock-backend etcd everywhere"
                 )));
             }
         }

@@ -10,6 +10,7 @@ use nix::unistd::getpid;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::app::AppName;
+use crate::cluster::Lease;
 use crate::janitor::candidates::{self, Lister};
 use crate::janitor::classify::Verdict;
 use crate::janitor::output::{Entry, LockReport};
@@ -35,6 +36,7 @@ struct Hand {
     pid: Pid,
     app: AppName,
     lock: AppLock,
+    lease: Option<Box<Lease>>,
     slot: ResultSlot,
     tries: u8,
     began: Duration,
@@ -108,9 +110,9 @@ impl<'a> Crew<'a> {
     }
 
     /// Starts a worker on this app, whose lock we hold.
-    pub fn start(&mut self, app: AppName, lock: AppLock) {
+    pub fn start(&mut self, app: AppName, lock: AppLock, lease: Option<Box<Lease>>) {
         match ResultSlot::new() {
-            Ok(slot) => self.fork(Hand { pid: getpid(), app, lock, slot, tries: 0, began: time::now() }),
+            Ok(slot) => self.fork(Hand { pid: getpid(), app, lock, lease, slot, tries: 0, began: time::now() }),
             Err(error) => {
                 self.entries.push(Entry::new(app.as_str(), Verdict::Failed, format!("cannot make memory: {error}")));
             }
@@ -120,6 +122,9 @@ impl<'a> Crew<'a> {
     fn fork(&mut self, mut hand: Hand) {
         hand.tries += 1;
         let forked = process::fork(|| {
+            if let Some(lease) = &hand.lease {
+                lease.is_of_parent();
+            }
             self.work(&mut hand);
             0
         });
@@ -159,7 +164,11 @@ impl<'a> Crew<'a> {
         else {
             return;
         };
-        let target = Target { app: Some(hand.app.clone()), lock: Some(&mut hand.lock), work, look_first: true };
+        let lease = hand.lease.as_deref();
+        if let Some(lease) = lease {
+            worker.back_up(lease);
+        }
+        let target = Target { app: Some(hand.app.clone()), lock: Some(&mut hand.lock), lease, work, look_first: true };
         worker.reap(target, listed);
     }
 
@@ -197,7 +206,7 @@ impl<'a> Crew<'a> {
             let Some(at) = self.hands.iter().position(|hand| hand.pid == pid) else { continue };
             let hand = self.hands.swap_remove(at);
             if hand.slot.outcome().is_none() {
-                self.end_what_is_left();
+                self.end_what_is_left(hand.lease.as_deref().and_then(Lease::keeper));
                 if hand.tries < TRIES {
                     tracing::warn!(
                         event = "worker-killed",
@@ -226,10 +235,11 @@ impl<'a> Crew<'a> {
         }
     }
 
-    /// Ends what a killed worker left; the other workers are not it.
-    fn end_what_is_left(&mut self) {
+    /// Ends what a killed worker left; the other workers are not it, nor are the keepers of leases, its own too.
+    fn end_what_is_left(&mut self, keeper: Option<Pid>) {
         let give_up = time::now() + KILLED_WITHIN;
-        let workers = self.hands.iter().map(|hand| hand.pid);
+        let keepers = self.hands.iter().filter_map(|hand| hand.lease.as_ref()?.keeper()).chain(keeper);
+        let workers = self.hands.iter().map(|hand| hand.pid).chain(keepers);
         let mut tree = Tree::new(workers.chain(self.lister.noted.iter().copied()).collect());
         while time::now() < give_up {
             self.reap();
@@ -254,6 +264,9 @@ impl<'a> Crew<'a> {
             teardown::Verdict::Partial => Verdict::Partial,
             teardown::Verdict::Failed | teardown::Verdict::Timeout => Verdict::Failed,
         };
+        if let Some(lease) = &hand.lease {
+            lease.release();
+        }
         hand.lock.release();
         match verdict {
             Verdict::Reaped => tracing::info!(event = "reaped", app = hand.app.as_str(), "reaped {}", hand.app),

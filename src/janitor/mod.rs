@@ -204,7 +204,7 @@ fn work_off<'a>(
         }
         let probe = probe::probe(directory, &name, has_app, settings, &takers);
         match probe {
-            Probe::Ours(lock) => crew.start(name, lock),
+            Probe::Ours(lock, lease) => crew.start(name, lock, lease),
             Probe::Settled(entry) => entries.push(*entry),
         }
     }
@@ -223,8 +223,8 @@ fn reap_one<'a>(
     directory: &'a LockDirectory,
     app: &AppName,
 ) -> (Entry, u8) {
-    let lock = match probe::acquire(directory, app, settings, delivery) {
-        Ok(Probe::Ours(lock)) => lock,
+    let (lock, lease) = match probe::acquire(directory, app, settings, delivery) {
+        Ok(Probe::Ours(lock, lease)) => (lock, lease),
         Ok(Probe::Settled(entry)) => {
             let held = matches!(entry.verdict, Verdict::Live | Verdict::PossibleLeak | Verdict::HeldUnlinked);
             let status = match entry.verdict {
@@ -239,7 +239,7 @@ fn reap_one<'a>(
         }
     };
     let mut crew = Crew::new(settings, delivery, inherited, lister, Some(directory));
-    crew.start(app.clone(), lock);
+    crew.start(app.clone(), lock, lease);
     crew.wait_for_all();
     let entry = crew.into_entries().pop().unwrap_or_else(|| Entry::new(app.as_str(), Verdict::Failed, "no result"));
     let status = match entry.verdict {

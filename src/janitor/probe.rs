@@ -11,7 +11,9 @@ use nix::unistd::getpid;
 use signal_hook::consts::SIGCHLD;
 
 use crate::app::AppName;
+use crate::cluster::{self, Answer, Asking, Lease, Question, Seen, Taken, Wanted};
 use crate::duration;
+use crate::error::Error;
 use crate::janitor::classify::{self, Held, Verdict};
 use crate::janitor::output::{Entry, LockReport};
 use crate::lock::holder::{self, Holder, HolderLine};
@@ -32,8 +34,8 @@ static SAY_BLIND: Once = Once::new();
 
 /// What a probe came to.
 pub enum Probe {
-    /// Nobody's app: its lock is ours now.
-    Ours(AppLock),
+    /// Nobody's app: its lock is ours now, and the cluster's where there is one.
+    Ours(AppLock, Option<Box<Lease>>),
     /// Nothing more is to be done about it.
     Settled(Box<Entry>),
 }
@@ -56,10 +58,12 @@ pub fn probe(
             Err(error) => settled(app, Verdict::Skipped, error.to_string(), free),
             Ok(Some(Attempt::Held(candidate))) => is_held(directory, app, &candidate, settings, takers),
             Ok(_) if !has_app => settled(app, Verdict::StaleLock, "no app; would be unlinked", free),
-            Ok(_) => match held_though_removed(directory, app, &free) {
-                Some(probe) => probe,
-                None => settled(app, Verdict::WouldReap, "nobody holds its lock", free),
-            },
+            Ok(_) => {
+                match held_though_removed(directory, app, &free).or_else(|| seen_elsewhere(app, settings, &free)) {
+                    Some(probe) => probe,
+                    None => settled(app, Verdict::WouldReap, "nobody holds its lock", free),
+                }
+            }
         };
     }
     match lock::try_acquire(directory, app) {
@@ -72,7 +76,8 @@ pub fn probe(
             lock.unlink(directory);
             settled(app, Verdict::StaleLock, "no app; unlinked", free)
         }
-        Ok(Attempt::Acquired(lock)) => ours_unless_held_unlinked(directory, app, lock, free),
+        Ok(Attempt::Acquired(lock)) => ours_unless_removed(directory, app, lock, &free)
+            .unwrap_or_else(|lock| ours_unless_elsewhere(directory, app, lock, free, settings)),
     }
 }
 
@@ -91,15 +96,13 @@ pub fn acquire(
         return Ok(probe(directory, app, true, settings, takers));
     }
     let give_up = time::now() + settings.lock_timeout;
-    loop {
+    let lock = loop {
         let candidate = match lock::try_acquire(directory, app) {
             Ok(Attempt::Held(candidate)) if time::now() < give_up => candidate,
             Ok(Attempt::Held(candidate)) => {
                 return Ok(is_held(directory, app, &candidate, settings, &LockTable::read()));
             }
-            Ok(Attempt::Acquired(lock)) => {
-                return Ok(ours_unless_held_unlinked(directory, app, lock, LockReport::none()));
-            }
+            Ok(Attempt::Acquired(lock)) => break lock,
             Err(error) => return Ok(settled(app, Verdict::Skipped, error.to_string(), LockReport::none())),
         };
         tracing::info!(event = "lock-wait", app = app.as_str(), "waiting for app lock {app} ({})", candidate.holder());
@@ -114,8 +117,22 @@ pub fn acquire(
             return Ok(is_held(directory, app, waiting.candidate(), settings, &LockTable::read()));
         }
         if let Ok(Some(lock)) = waiting.finish(directory) {
-            return Ok(ours_unless_held_unlinked(directory, app, lock, LockReport::none()));
+            break lock;
         }
+    };
+    let lock = match ours_unless_removed(directory, app, lock, &LockReport::none()) {
+        Ok(settled) => return Ok(settled),
+        Err(lock) => lock,
+    };
+    match &settings.etcd {
+        Some(etcd) if time::now() < give_up => {
+            let asking = match Asking::start(etcd, vec![wanted(app, &lock)], true) {
+                Ok(asking) => asking,
+                Err(error) => return Ok(settled(app, Verdict::Skipped, error.to_string(), LockReport::none())),
+            };
+            Ok(with_lease(directory, app, lock, LockReport::none(), asking.finish(give_up, Some(delivery))?))
+        }
+        _ => Ok(ours_unless_elsewhere(directory, app, lock, LockReport::none(), settings)),
     }
 }
 
@@ -174,16 +191,96 @@ fn output_holder(pid: Option<i32>, line: Option<HolderLine>) -> crate::janitor::
     crate::janitor::output::HolderReport { pid, run_id, command }
 }
 
-fn ours_unless_held_unlinked(directory: &LockDirectory, app: &AppName, lock: AppLock, free: LockReport) -> Probe {
-    if let Some(probe) = held_though_removed(directory, app, &free) {
+/// `Err`: nobody holds the app by a lock file that was removed; our line is in the new one now.
+fn ours_unless_removed(
+    directory: &LockDirectory,
+    app: &AppName,
+    lock: AppLock,
+    free: &LockReport,
+) -> Result<Probe, AppLock> {
+    if let Some(probe) = held_though_removed(directory, app, free) {
         if lock.made_its_file() {
             lock.unlink(directory);
         }
-        return probe;
+        return Ok(probe);
     }
+    lock.record(&our_line());
+    Err(lock)
+}
+
+fn our_line() -> HolderLine {
     let line = HolderLine::new(getpid(), &format!("janitor-{}", getpid()), &["teardown".into()]);
-    lock.record(&HolderLine { teardown: true, ..line });
-    Probe::Ours(lock)
+    HolderLine { teardown: true, ..line }
+}
+
+fn wanted(app: &AppName, lock: &AppLock) -> Wanted {
+    Wanted { app: app.to_string(), line: our_line(), deadline: None, lock: lock.path().to_owned() }
+}
+
+/// The cluster lock too, where there is one; not waited for.
+fn ours_unless_elsewhere(
+    directory: &LockDirectory,
+    app: &AppName,
+    lock: AppLock,
+    free: LockReport,
+    settings: &JanitorSettings,
+) -> Probe {
+    let Some(etcd) = &settings.etcd else { return Probe::Ours(lock, None) };
+    let taken = Asking::start(etcd, vec![wanted(app, &lock)], false).map(Asking::finish_now);
+    with_lease(directory, app, lock, free, taken.unwrap_or_else(Err))
+}
+
+fn with_lease(
+    directory: &LockDirectory,
+    app: &AppName,
+    mut lock: AppLock,
+    free: LockReport,
+    taken: Result<Taken, Error>,
+) -> Probe {
+    match taken {
+        Ok((Some(lease), _)) if lease.token(app).is_some() => {
+            lock.set_token(lease.token(app));
+            Probe::Ours(lock, Some(Box::new(lease)))
+        }
+        Ok((lease, seen)) => {
+            if let Some(lease) = lease {
+                lease.release();
+            }
+            if lock.made_its_file() {
+                lock.unlink(directory);
+            }
+            elsewhere(app, seen.first(), &free)
+        }
+        Err(error) => {
+            tracing::warn!(event = "lock-skipped", app = app.as_str(), "skipped {app}: {error}");
+            settled(app, Verdict::Skipped, error.to_string(), free)
+        }
+    }
+}
+
+/// For a look: does another host hold it?
+fn seen_elsewhere(app: &AppName, settings: &JanitorSettings, free: &LockReport) -> Option<Probe> {
+    let etcd = settings.etcd.as_ref()?;
+    match cluster::ask(etcd, Question::WhoHolds(vec![app.to_string()])) {
+        Ok(Answer::Holders(seen)) => seen.first().map(|seen| elsewhere(app, Some(seen), free)),
+        Ok(_) => None,
+        Err(error) => Some(settled(app, Verdict::Skipped, error.to_string(), free.clone())),
+    }
+}
+
+fn elsewhere(app: &AppName, seen: Option<&Seen>, free: &LockReport) -> Probe {
+    let line = seen.and_then(|seen| seen.line.clone());
+    let why = match (&line, seen) {
+        (Some(line), _) if line.teardown => {
+            format!("being torn down by pid {} on {}", line.pid, line.host.as_deref().unwrap_or("another host"))
+        }
+        (_, seen) => seen.map_or_else(|| "held by another host".to_owned(), Seen::holder),
+    };
+    tracing::info!(event = "live", app = app.as_str(), "live: {app} {why}");
+    let since = line.as_ref().and_then(|line| line.since).map(Duration::from_secs);
+    let held_s = since.and_then(|since| time::since_epoch().checked_sub(since)).map(|held| held.as_secs_f64());
+    let holder = Some(output_holder(line.as_ref().map(|line| line.pid), line));
+    settled(app, Verdict::Live, why, LockReport { held_s, holder, ..free.clone() })
 }
 
 /// A live run whose lock file was removed, renamed or covered by a mount still holds the old one: newcomers, and we, get

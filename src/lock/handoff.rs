@@ -34,6 +34,7 @@ struct Entry {
     path: OsString,
     id: String,
     fd: Option<OwnedFd>,
+    token: Option<i64>,
 }
 
 impl Handed {
@@ -48,6 +49,7 @@ impl Handed {
                 path: lock.path().as_os_str().to_owned(),
                 id: lock.id().to_string(),
                 fd: lock.duplicate()?,
+                token: lock.token,
             })
         };
         Ok(Handed { entries: locks.map(entry).collect::<io::Result<_>>()? })
@@ -79,12 +81,17 @@ impl Handed {
             joined
         };
         let number = |entry: &Entry| entry.fd.as_ref().map(|fd| fd.as_raw_fd().to_string()).unwrap_or_default().into();
-        vec![
+        let token = |entry: &Entry| entry.token.map(|token| token.to_string()).unwrap_or_default().into();
+        let mut variables = vec![
             (lock_variable::APPS, list(|entry| entry.app.clone().into())),
             (lock_variable::FDS, list(number)),
             (lock_variable::PATHS, list(|entry| entry.path.clone())),
             (lock_variable::IDS, list(|entry| entry.id.clone().into())),
-        ]
+        ];
+        if self.entries.iter().any(|entry| entry.token.is_some()) {
+            variables.push((lock_variable::TOKENS, list(token)));
+        }
+        variables
     }
 }
 
@@ -93,16 +100,18 @@ pub fn handed_down(directory: &LockDirectory, app: &AppName, handed: &[HandedLoc
     let mut ours = handed.iter().filter(|handed| handed.app == app.as_str()).peekable();
     ours.peek()?;
     let id = directory.identity(app)?;
-    let file =
-        ours.filter(|handed| handed.id == id.to_string()).find_map(|handed| shared_description(handed.fd?, id))?;
-    Some(AppLock { app: app.clone(), path: directory.file(app), id, hold: Hold::Borrowed(file), created: false })
+    let (file, token) = ours
+        .filter(|handed| handed.id == id.to_string())
+        .find_map(|handed| Some((shared_description(handed.fd?, id)?, handed.token)))?;
+    Some(AppLock { app: app.clone(), path: directory.file(app), id, hold: Hold::Borrowed(file), created: false, token })
 }
 
 /// The lock that somebody holds, if that is an ancestor of ours. Looked for only then: it takes a while.
 pub fn held_by_ancestor(candidate: &Candidate) -> Option<AppLock> {
     let Candidate { app, path, id, .. } = candidate;
     let held = procfs::ancestors().into_iter().any(|pid| procfs::holds_flock(pid, *id));
-    held.then(|| AppLock { app: app.clone(), path: path.clone(), id: *id, hold: Hold::Ancestor, created: false })
+    let hold = Hold::Ancestor;
+    held.then(|| AppLock { app: app.clone(), path: path.clone(), id: *id, hold, created: false, token: None })
 }
 
 fn shared_description(number: i32, id: FileId) -> Option<File> {

@@ -40,6 +40,8 @@ pub struct AppLock {
     hold: Hold,
     /// The file was made by the attempt that took it.
     created: bool,
+    /// The fencing token of the cluster lock that goes with it.
+    token: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -136,7 +138,7 @@ impl Candidate {
             return None;
         }
         let Candidate { app, path, id, file, created, .. } = self;
-        Some(AppLock { app, path, id, hold: Hold::Own(file), created })
+        Some(AppLock { app, path, id, hold: Hold::Own(file), created, token: None })
     }
 
     /// Who holds it, for people.
@@ -180,6 +182,11 @@ impl AppLock {
     /// Is it the lock of a run above this one?
     pub fn is_borrowed(&self) -> bool {
         !matches!(self.hold, Hold::Own(_))
+    }
+
+    /// Says which cluster lock goes with it.
+    pub fn set_token(&mut self, token: Option<i64>) {
+        self.token = token;
     }
 
     fn file(&self) -> Option<&File> {

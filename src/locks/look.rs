@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use serde::Serialize;
 
 use crate::app::AppName;
+use crate::cluster;
 use crate::error::Error;
 use crate::lock::holder::{self, HolderLine};
 use crate::lock::path;
@@ -58,6 +59,25 @@ pub struct Lock {
     pub holders: Vec<Seen>,
     /// Every process that waits for it.
     pub waiters: Vec<Seen>,
+    /// Who holds it in the cluster, on whatever host.
+    pub cluster: Option<cluster::Seen>,
+}
+
+impl Lock {
+    /// One without a file.
+    fn free(app: AppName, path: PathBuf) -> Self {
+        Lock {
+            app,
+            path,
+            has_file: false,
+            state: State::Free,
+            held_for: None,
+            recorded: None,
+            holders: Vec::new(),
+            waiters: Vec::new(),
+            cluster: None,
+        }
+    }
 }
 
 /// A process.
@@ -167,19 +187,27 @@ impl Look {
             let holders = holders_of_removed(open, real, &app);
             if !holders.is_empty() {
                 let path = path::of(directory, &app);
-                let (held_for, recorded, waiters) = (None, None, Vec::new());
-                self.locks.push(Lock {
-                    app,
-                    path,
-                    has_file: false,
-                    state: State::Replaced,
-                    held_for,
-                    recorded,
-                    holders,
-                    waiters,
-                });
+                self.locks.push(Lock { state: State::Replaced, holders, ..Lock::free(app, path) });
             }
         }
+    }
+
+    /// Adds what etcd knows: an app that is held on another host is held, whatever its lock file here says.
+    pub fn add_cluster(&mut self, directory: &Path, seen: Vec<cluster::Seen>) {
+        for seen in seen {
+            let Ok(app) = AppName::parse(&seen.app) else { continue };
+            let at = self.locks.iter().position(|lock| lock.app == app).unwrap_or_else(|| {
+                let path = path::of(directory, &app);
+                self.locks.push(Lock::free(app, path));
+                self.locks.len() - 1
+            });
+            let lock = &mut self.locks[at];
+            if lock.state == State::Free {
+                lock.state = State::Held;
+            }
+            lock.cluster = Some(seen);
+        }
+        self.locks.sort_by(|a, b| a.app.cmp(&b.app));
     }
 
     /// Says on stderr what a reader of the list should know that is not in it.
@@ -223,8 +251,7 @@ fn judge(
     let removed = holders_of_removed(open, real, &app);
     let Some(file) = file else {
         let state = if removed.is_empty() { State::Free } else { State::Replaced };
-        let (held_for, recorded, waiters) = (None, None, Vec::new());
-        return Lock { app, path, has_file: false, state, held_for, recorded, holders: removed, waiters };
+        return Lock { state, holders: removed, ..Lock::free(app, path) };
     };
     let users = open.users.get(&file.id).map(Vec::as_slice).unwrap_or_default();
     let holders = seen(users.iter().filter(|(pid, fd)| shares(*pid, *fd)).map(|(pid, _)| *pid));
@@ -254,6 +281,7 @@ fn judge(
         recorded,
         holders: if removed.is_empty() { holders } else { removed },
         waiters: seen(table.waiters(file.id).iter().copied()),
+        cluster: None,
     }
 }
 

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 
 use crate::app::AppName;
 use crate::cli::LocksArgs;
+use crate::cluster::{self, Answer, Question};
 use crate::error::Error;
 use crate::exit_status::ExitStatus;
 use crate::locks::look::{Look, State};
@@ -32,7 +33,15 @@ fn show(args: &LocksArgs) -> Result<ExitStatus, Error> {
     let directory = settings::resolve_lock_dir(args.lock_dir.as_deref())?;
     let parse = |app: &OsString| settings::parse_word("app", app, AppName::parse);
     let apps: Vec<AppName> = args.app.iter().map(parse).collect::<Result<_, _>>()?;
-    let look = Look::at(&directory, &apps)?;
+    let etcd = settings::resolve_cluster(&args.cluster)?;
+    let mut look = Look::at(&directory, &apps)?;
+    if let Some(etcd) = &etcd {
+        let names = apps.iter().map(ToString::to_string).collect();
+        match cluster::ask(etcd, Question::WhoHolds(names))? {
+            Answer::Holders(seen) => look.add_cluster(&directory, seen),
+            other => return Err(cluster::failure(other)),
+        }
+    }
     look.say_what_is_unseen();
     for lock in look.locks.iter().filter(|lock| !lock.has_file && lock.state == State::Free) {
         let path = lock.path.display();

@@ -8,7 +8,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::cluster;
 use crate::duration;
+use crate::lock::holder::HolderLine;
 use crate::locks::look::{Lock, Look, Seen, State};
 use crate::log;
 
@@ -29,6 +31,35 @@ struct Entry<'a> {
     recorded: Option<Recorded<'a>>,
     holders: &'a [Seen],
     waiters: &'a [Seen],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<InCluster<'a>>,
+}
+
+/// Its holder in etcd.
+#[derive(Serialize)]
+struct InCluster<'a> {
+    host: Option<&'a str>,
+    pid: Option<i32>,
+    run_id: Option<&'a str>,
+    command: Option<&'a str>,
+    since: Option<u64>,
+    deadline_at: Option<u64>,
+    token: i64,
+}
+
+impl<'a> InCluster<'a> {
+    fn of(seen: &'a cluster::Seen) -> Self {
+        let line = seen.line.as_ref();
+        InCluster {
+            host: line.and_then(|line| line.host.as_deref()),
+            pid: line.map(|line| line.pid),
+            run_id: line.map(|line| line.run_id.as_str()),
+            command: line.map(|line| line.command.as_str()),
+            since: line.and_then(|line| line.since),
+            deadline_at: line.and_then(|line| line.deadline_at),
+            token: seen.token,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -60,6 +91,7 @@ impl<'a> Entry<'a> {
             recorded,
             holders: &lock.holders,
             waiters: &lock.waiters,
+            cluster: lock.cluster.as_ref().map(InCluster::of),
         }
     }
 }
@@ -86,6 +118,10 @@ fn row(lock: &Lock) -> [String; HEAD.len()] {
     };
     // The line of one who has let go tells of the past.
     let recorded = lock.recorded.as_ref().filter(|_| lock.state != State::Free);
+    // Nobody of this host: then the one that etcd names.
+    let elsewhere = lock.cluster.as_ref().filter(|_| lock.holders.is_empty());
+    let recorded = elsewhere.map_or(recorded, |seen| seen.line.as_ref());
+    let held_by = elsewhere.map_or_else(|| names(&lock.holders), |seen| host_and_pid(seen.line.as_ref()));
     let state = match lock.state {
         State::Free => "free",
         State::Held => "held",
@@ -98,7 +134,7 @@ fn row(lock: &Lock) -> [String; HEAD.len()] {
         lock.app.to_string(),
         state.to_owned(),
         lock.held_for.map_or_else(dash, duration::show),
-        names(&lock.holders),
+        held_by,
         recorded.map_or_else(dash, |line| line.run_id.clone()),
         recorded.and_then(|line| line.deadline_at).map_or_else(dash, moment),
         names(&lock.waiters),
@@ -108,6 +144,11 @@ fn row(lock: &Lock) -> [String; HEAD.len()] {
     cells.map(|cell| {
         cell.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
     })
+}
+
+fn host_and_pid(line: Option<&HolderLine>) -> String {
+    let host = |line: &HolderLine| line.host.clone().unwrap_or_else(|| "another host".to_owned());
+    line.map_or_else(|| "somebody".to_owned(), |line| format!("{} on {}", line.pid, host(line)))
 }
 
 /// Seconds since 1970, as people write them: UTC.

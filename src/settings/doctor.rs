@@ -10,7 +10,7 @@ use crate::cli::DoctorArgs;
 use crate::error::Error;
 use crate::settings::janitor::canonical_at_home;
 use crate::settings::lookup::{Counts, Lookup, at_least};
-use crate::settings::{AutoSettings, Form, resolve_lock_dir, variable};
+use crate::settings::{AutoSettings, EtcdSettings, Form, resolve_lock_dir, variable};
 
 /// How long Drone lets a build run where its repository's settings don't say otherwise.
 const DRONE_LIMIT: Duration = Duration::from_secs(60 * 60);
@@ -28,6 +28,8 @@ pub struct DoctorSettings {
     pub canonical_given: bool,
     /// Programs.
     pub programs: AutoSettings,
+    /// The cluster lock.
+    pub etcd: Option<EtcdSettings>,
     /// The deadline that runs are given.
     pub deadline: Option<Duration>,
     /// The limit of the runner that we are below, and whether it told it.
@@ -50,6 +52,7 @@ pub fn resolve_doctor(args: &DoctorArgs) -> Result<DoctorSettings, Error> {
         canonical_given: given.is_some(),
         canonical: given.or_else(canonical_at_home),
         programs: lookup.auto(args.abra.as_ref(), args.docker.as_ref(), Vec::new()),
+        etcd: lookup.cluster(&args.cluster)?,
         deadline: lookup.parsed(args.deadline.as_ref(), "deadline", Counts::Always, minimum)?,
         runner_limit: runner_limit(),
         search_path: variable("PATH"),

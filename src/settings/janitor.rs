@@ -13,7 +13,7 @@ use crate::duration;
 use crate::error::Error;
 use crate::settings::lookup::{Counts, Lookup, Value, absolute, at_least};
 use crate::settings::run::runtime_dir;
-use crate::settings::{Form, ProgramName, Teardown, home_in_passwd, quoted, variable};
+use crate::settings::{EtcdSettings, Form, ProgramName, Teardown, home_in_passwd, quoted, variable};
 
 /// Everything that the janitor, or `reap`, needs to know, checked.
 #[derive(Clone, Debug)]
@@ -39,6 +39,7 @@ pub struct JanitorSettings {
     pub list_cmd: Option<OsString>,
     pub docker: Option<ProgramName>,
     pub lock_timeout: Duration,
+    pub etcd: Option<EtcdSettings>,
     pub search_path: Option<OsString>,
 }
 
@@ -104,6 +105,7 @@ pub fn resolve_janitor(args: &JanitorArgs) -> Result<JanitorSettings, Error> {
         list_cmd: list_cmd.map(|value| value.text),
         docker: lookup.program(args.docker.as_ref(), "docker"),
         lock_timeout: lock_timeout.transpose()?.unwrap_or_default(),
+        etcd: lookup.cluster(&args.cluster)?,
         search_path: variable("PATH"),
     })
 }

@@ -19,7 +19,7 @@ use crate::settings::lookup::{
     Counts, Lookup, Value, absolute, at_least, one_of, parse_signal, parse_stop_signal, variable_name,
 };
 use crate::settings::per_run::no_canonical;
-use crate::settings::{variable, variable_as_set};
+use crate::settings::{EtcdSettings, variable, variable_as_set};
 use crate::sys::process::Pid;
 use crate::sys::procfs;
 
@@ -140,6 +140,8 @@ pub mod lock_variable {
     pub const PATHS: &str = "CCCI_APP_LOCK_PATH";
     /// `dev:ino` of the lock files.
     pub const IDS: &str = "CCCI_APP_LOCK_ID";
+    /// The fencing tokens of a cluster lock; an entry is empty where there is none.
+    pub const TOKENS: &str = "CCCI_APP_LOCK_TOKEN";
 }
 
 /// One lock that the environment says we were handed.
@@ -151,6 +153,8 @@ pub struct HandedLock {
     pub fd: Option<i32>,
     /// `dev:ino`.
     pub id: String,
+    /// The fencing token of the cluster lock.
+    pub token: Option<i64>,
 }
 
 /// Everything that a run needs to know, checked.
@@ -174,6 +178,7 @@ pub struct RunSettings {
     pub allow_list: AllowList,
     pub lock_dir: PathBuf,
     pub lock_timeout: Option<Duration>,
+    pub etcd: Option<EtcdSettings>,
     pub run_name: RunName,
     pub abra_dir: AbraDirChoice,
     pub keep_run_dir: bool,
@@ -268,6 +273,7 @@ pub fn resolve_run(form: Form, args: &RunArgs) -> Result<RunSettings, Error> {
             .path(args.lock_dir.as_ref(), "lock-dir", Counts::Always)?
             .unwrap_or_else(|| "/run/lock".into()),
         lock_timeout: lookup.parsed(args.lock_timeout.as_ref(), "lock-timeout", Counts::Always, duration::parse)?,
+        etcd: lookup.cluster(&args.cluster)?,
         run_name: match resolve_run_name(&lookup, args)? {
             // The outer run's id: it shares it, unless it is to have an ABRA_DIR of its own.
             RunName::Given(id)
@@ -454,8 +460,16 @@ fn handed_locks() -> Vec<HandedLock> {
     if apps.len() != fds.len() || apps.len() != ids.len() {
         return Vec::new();
     }
-    let entries = apps.into_iter().zip(fds).zip(ids);
-    entries.map(|((app, fd), id)| HandedLock { app, fd: fd.parse().ok(), id }).collect()
+    let mut tokens = list(lock_variable::TOKENS);
+    tokens.resize(apps.len(), String::new());
+    let entries = apps.into_iter().zip(fds).zip(ids).zip(tokens);
+    let lock = |(((app, fd), id), token): (((String, String), String), String)| HandedLock {
+        app,
+        fd: fd.parse().ok(),
+        id,
+        token: token.parse().ok(),
+    };
+    entries.map(lock).collect()
 }
 
 /// Automatic teardown only ever touches names that are admitted.

@@ -180,6 +180,8 @@ pub struct Session<'a, 'b> {
     pub ends_at: Duration,
     /// The lock that the commands inherit, and whether it still protects the app.
     pub lock: Option<&'a mut crate::lock::AppLock>,
+    /// The cluster lock that goes with it.
+    pub lease: Option<&'a crate::cluster::Lease>,
     /// The directory of the lock.
     pub directory: Option<&'a crate::lock::path::LockDirectory>,
     /// What was run so far.
@@ -214,7 +216,8 @@ impl<'a, 'b> Session<'a, 'b> {
         environment: &'a [(OsString, OsString)],
         ends_at: Duration,
     ) -> Self {
-        Session { auto, runner, environment, ends_at, lock: None, directory: None, steps: Vec::new(), refusal: None }
+        let (lock, lease, directory) = (None, None, None);
+        Session { auto, runner, environment, ends_at, lock, lease, directory, steps: Vec::new(), refusal: None }
     }
 }
 
@@ -429,7 +432,7 @@ impl Docker for Session<'_, '_> {
             return Err(Failure::TimedOut);
         }
         let ours = match (self.lock.as_deref_mut(), self.directory) {
-            (Some(lock), Some(directory)) => super::worker::is_still_ours(lock, directory),
+            (Some(lock), Some(directory)) => super::worker::is_still_ours(lock, directory, self.lease),
             _ => true,
         };
         if ours { Ok(()) } else { Err(Failure::NotOurs) }

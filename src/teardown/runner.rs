@@ -109,6 +109,11 @@ impl<'a> Runner<'a> {
         })
     }
 
+    /// A child that is not a command's: never ours to end with one.
+    pub fn leave_alone(&mut self, pid: Pid) {
+        self.tree.leave_alone(pid);
+    }
+
     /// For commands whose work is of no use to anybody once this process is dead.
     pub fn ends_with_us(&mut self) {
         self.ends_with_us = true;

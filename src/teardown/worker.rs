@@ -12,10 +12,11 @@ use std::io;
 use std::time::Duration;
 
 use crate::app::AppName;
+use crate::cluster::Lease;
 use crate::lock::path::LockDirectory;
 use crate::lock::{AppLock, StillOurs};
 use crate::log;
-use crate::sys::process::{self, Ended};
+use crate::sys::process::{self, Ended, Pid};
 use crate::sys::signal::{Delivery, Inherited};
 use crate::sys::time;
 use crate::teardown::auto::{Auto, Session};
@@ -36,6 +37,8 @@ pub struct Target<'a> {
     pub app: Option<AppName>,
     /// Its lock, which the steps inherit.
     pub lock: Option<&'a mut AppLock>,
+    /// The cluster lock that goes with it.
+    pub lease: Option<&'a Lease>,
     /// What to do.
     pub work: Work<'a>,
     /// First see whether there is anything to tear down at all.
@@ -81,6 +84,19 @@ impl<'a> Worker<'a> {
         let _ = std::env::set_current_dir("/");
         let runner = Runner::new(delivery, inherited, HashSet::new(), false)?;
         Ok(Worker { runner, directory, slot, ends_at: time::now() + limit })
+    }
+
+    /// A child that no step of ours started.
+    pub fn leave_alone(&mut self, pid: Pid) {
+        self.runner.leave_alone(pid);
+    }
+
+    /// Has a keeper of our own stand by: whoever started the one at work, and starts it again, may die before us.
+    pub fn back_up(&mut self, lease: &Lease) {
+        match lease.start_keeper() {
+            Ok(keeper) => self.leave_alone(keeper),
+            Err(error) => tracing::warn!(event = "keeper-failed", "no second keeper of the cluster lease: {error}"),
+        }
     }
 
     /// Tears everything down, but for what an earlier worker has brought to its end, and keeps the diary of it.
@@ -143,6 +159,9 @@ impl<'a> Worker<'a> {
         if matches!(end.result, Verdict::Ok | Verdict::Gone) {
             lock.unlink(directory);
         }
+        if let Some(lease) = target.lease {
+            lease.release();
+        }
         // The last one counts.
         self.slot.put(&Progress::App { app: Some(app.to_string()), end });
         self.slot.put(&Progress::Done { elapsed_s: time::now().saturating_sub(began).as_secs_f64() });
@@ -151,12 +170,12 @@ impl<'a> Worker<'a> {
 
     /// Tears one app down. What the end of a command has settled is in the diary already; the rest is returned.
     fn tear_down(&mut self, target: Target<'_>) -> Option<AppEnd> {
-        let Target { app, lock, work, look_first } = target;
+        let Target { app, lock, lease, work, look_first } = target;
         match (work, app) {
-            (Work::Command(command), app) => self.by_command(&command, app.as_ref(), lock),
+            (Work::Command(command), app) => self.by_command(&command, app.as_ref(), lock, lease),
             (Work::Auto(auto, environment), Some(app)) => {
                 let mut session = Session::new(auto, &mut self.runner, &environment, self.ends_at);
-                (session.lock, session.directory) = (lock, self.directory);
+                (session.lock, session.lease, session.directory) = (lock, lease, self.directory);
                 Some(session.tear_down(&app, look_first))
             }
             // No app is known: the harness must tear down itself.
@@ -170,11 +189,12 @@ impl<'a> Worker<'a> {
         command: &Command,
         app: Option<&AppName>,
         mut lock: Option<&mut AppLock>,
+        lease: Option<&Lease>,
     ) -> Option<AppEnd> {
         let name = app.map_or("the run", AppName::as_str);
         for last_try in [false, true] {
             if let (Some(lock), Some(directory)) = (lock.as_deref_mut(), self.directory)
-                && !is_still_ours(lock, directory)
+                && !is_still_ours(lock, directory, lease)
             {
                 return Some(AppEnd::of_command(Verdict::Skipped, None));
             }
@@ -224,9 +244,13 @@ fn say_again(name: &str, how: Ended) {
     );
 }
 
-/// Asked before each destructive step: does the lock still protect the app?
-pub fn is_still_ours(lock: &mut AppLock, directory: &LockDirectory) -> bool {
+/// Asked before each destructive step: do the lock, and the cluster's, still protect the app?
+pub fn is_still_ours(lock: &mut AppLock, directory: &LockDirectory, lease: Option<&Lease>) -> bool {
     let name = lock.app().to_string();
+    if let Some(Err(why)) = lease.map(|lease| lease.still_ours(lock.app())) {
+        tracing::warn!(event = "teardown-skipped", app = name.as_str(), "left {name} alone: {why}");
+        return false;
+    }
     match lock.still_ours(directory) {
         StillOurs::Yes => true,
         StillOurs::Again(why) => {

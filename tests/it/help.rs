@@ -199,6 +199,9 @@ const PID: &str = "4194304";
 fn called<'a>(sandbox: &'a Sandbox, command: &str, variable: &str) -> Guard<'a> {
     let mut guard = sandbox.plain().args(command.split_whitespace());
     guard = guard.env("XDG_RUNTIME_DIR", sandbox.path("runtime"));
+    if variable.starts_with("CCCI_ETCD_") || variable == "CCCI_LEASE_TTL" {
+        guard = guard.env("CCCI_LOCK_BACKEND", "etcd").env("CCCI_ETCD_ENDPOINTS", "http://127.0.0.1:1");
+    }
     if variable == "CCCI_RUNS_DIR" {
         // Else state goes there.
         guard = guard.env_remove("CCCI_STATE_DIR");

@@ -20,9 +20,10 @@ const DELETED: [&str; 8] = [
 
 /// From the outside in: a module may use its own layer and those after it. A layer is a line of
 /// docs/architecture.md.
-const LAYERS: [&[&str]; 6] = [
+const LAYERS: [&[&str]; 7] = [
     &["lib", "guard", "janitor", "locks", "doctor", "manual"],
     &["teardown", "harness", "abra_dir", "run_state", "tree", "gate", "interpreter"],
+    &["cluster"],
     &["lock"],
     &["allow_list", "cli", "settings", "stack"],
     &["app", "duration", "error", "exit_status", "log", "build"],

@@ -65,13 +65,17 @@ impl Engine {
                 let pid = self.facts.harness.map(Pid::as_raw);
                 // Only a second request ends the grace before its time.
                 let grace_is_over = |began| time::now() >= began + self.policy.grace;
-                let why = if self.state.stop_began.is_none_or(grace_is_over) {
+                let why = if self.state.kill_at.is_some_and(|kill_at| time::now() >= kill_at) {
+                    "the cluster lease is about to be another's"
+                } else if self.state.stop_began.is_none_or(grace_is_over) {
                     "harness did not end in time"
                 } else {
                     "asked once more"
                 };
                 tracing::warn!(event = "harness-killed", pid, "{why}: sent KILL to pid {}", pid.unwrap_or(0));
                 self.to_harness(SIGKILL);
+                // A sweep that begins before it is reaped does not count it as one that outlived the harness.
+                self.tree.was_killed(Pid::from_raw(pid.unwrap_or(0)));
             }
             Action::StopHarness => self.to_harness_group(SIGSTOP),
             Action::ContinueHarness => self.to_harness_group(SIGCONT),
@@ -159,6 +163,9 @@ impl Engine {
             Some(Cause::ParentGone) => "the caller is gone".to_owned(),
             Some(Cause::OutputClosed) => "nobody reads the output any more".to_owned(),
             Some(Cause::SelfDeadlock) => "the harness waits for the lock of its own run".to_owned(),
+            Some(Cause::LeaseLost) => {
+                format!("lost the cluster lock: {}", self.facts.lease_lost.as_deref().unwrap_or("its lease is over"))
+            }
             _ => "stopping".to_owned(),
         };
         tracing::info!(
@@ -213,6 +220,9 @@ impl Engine {
         let worker = process::fork(|| {
             if !gate.take().is_some_and(Gate::wait) {
                 return gate::CLOSED;
+            }
+            if let Some(lease) = &self.run.lease {
+                lease.is_of_parent();
             }
             teardown::work(&mut self.run, &self.state, &self.facts, &self.channel, forker)
         })?;

@@ -42,9 +42,10 @@ impl Process {
         PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(&text))
     }
 
-    /// Is it a process of the guard (also a forked one that has not yet exec'd)?
+    /// Is it a monitor, supervisor or worker (also a forked one that has not yet exec'd)? A keeper of a cluster lease is
+    /// none: the same program, started anew.
     pub fn is_guard(&self) -> bool {
-        self.program().file_name().is_some_and(|n| n == "ccci-guard")
+        self.program().file_name().is_some_and(|n| n == "ccci-guard") && !["ccci-keeper", "exe"].contains(&&*self.name)
     }
 }
 
