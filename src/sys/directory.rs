@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::NixPath;
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
@@ -99,7 +100,7 @@ impl Directory {
     /// Renames into a directory (this one or another), never over something that is there: EEXIST.
     pub fn rename(&self, from: impl AsRef<OsStr>, into: &Directory, to: impl AsRef<OsStr>) -> io::Result<()> {
         let (from, to) = (from.as_ref(), to.as_ref());
-        match renameat2(&self.fd, from, &into.fd, to, RenameFlags::RENAME_NOREPLACE) {
+        match rename_to_free_name(&self.fd, from, &into.fd, to) {
             // A file system that can't promise it. What is there and not empty still stays (rename(2)).
             Err(Errno::EINVAL | Errno::ENOSYS) => match into.stat(to) {
                 Ok(_) => Err(Errno::EEXIST.into()),
@@ -217,6 +218,18 @@ impl Directory {
         let free = (0..).map(|n: u64| format!("deep-{n}")).find(|free| self.stat(free).is_err()).unwrap_or_default();
         from.rename(name, self, free)
     }
+}
+
+/// renameat2(2) with RENAME_NOREPLACE. As a bare system call, since nix has it with glibc alone.
+fn rename_to_free_name(from: &OwnedFd, name: &OsStr, into: &OwnedFd, to: &OsStr) -> nix::Result<()> {
+    let (from, into) = (from.as_raw_fd(), into.as_raw_fd());
+    let renamed = name.with_nix_path(|name| {
+        // SAFETY: both names are strings that end with a zero byte and outlive the call; descriptors are plain numbers.
+        to.with_nix_path(|to| unsafe {
+            libc::syscall(libc::SYS_renameat2, from, name.as_ptr(), into, to.as_ptr(), libc::RENAME_NOREPLACE)
+        })
+    })??;
+    Errno::result(renamed).map(drop)
 }
 
 /// So many directories are open at a time, at most; a process may have some hundred more (RLIMIT_NOFILE).
