@@ -60,9 +60,10 @@ impl Tree {
         self.noted.remove(&pid);
     }
 
-    /// Is no child left that is ours to end? Exact, for a caller that has just reaped.
-    pub fn is_empty(&self) -> bool {
-        match process::peek_ended() {
+    /// Is no child left that is ours to end? Exact, where `seen` is what [`process::peek_ended`] has just said: the kernel
+    /// goes through all children for that, so it is not asked twice.
+    pub fn is_empty(&self, seen: Children) -> bool {
+        match seen {
             Children::None => true,
             _ if self.noted.is_empty() => false,
             _ => procfs::own_children().iter().all(|pid| self.noted.contains(pid)),

@@ -73,6 +73,8 @@ pub struct Engine {
     self_deadlock: SelfDeadlock,
     /// A child may have ended, or be left to end.
     look_at_children: bool,
+    /// It has slept, and given back what only the start needed.
+    has_slept: bool,
     /// Survivors are to be asked to end, if there are any.
     terminate_survivors: bool,
     /// See [`Engine::hears_monitor_out`].
@@ -88,8 +90,6 @@ impl Engine {
         let mut engine = Engine::new(run, State::monitor(), channel, alarm, Peer::Supervisor(supervisor), noted);
         engine.timers.extend(silent_at.map(|at| (Timer::Silence, at)));
         engine.watch_lease();
-        // The supervisor never had most of it, and would fault in again what it needs when the harness ends.
-        process::forget_start_up();
         engine
     }
 
@@ -140,6 +140,7 @@ impl Engine {
             lease_watched: false,
             self_deadlock: SelfDeadlock::new(&run.locks),
             look_at_children: true,
+            has_slept: false,
             terminate_survivors: false,
             heard_out: HeardOut::NotAsked,
             end: None,
@@ -220,6 +221,11 @@ impl Engine {
             descriptors.push((Source::Lease, lease.spoke()));
         }
         let polled: Vec<BorrowedFd<'_>> = descriptors.iter().map(|(_, descriptor)| *descriptor).collect();
+        if !std::mem::replace(&mut self.has_slept, true) {
+            // As late as can be: whatever runs between this and the sleep is mapped again. It costs a short run nothing,
+            // since the harness is busy starting meanwhile, and pages that are not mapped need not be unmapped at the end.
+            process::forget_start_up();
+        }
         let (ready, output_closed) = fd::wait_also_for_closed(&polled, &self.outputs);
         let sources: Vec<Source> =
             descriptors.iter().zip(ready).filter(|(_, ready)| *ready).map(|((source, _), _)| *source).collect();
@@ -419,13 +425,15 @@ impl Engine {
 
     /// Children that ended or stopped. Each end is told, and decided about, before the child is reaped.
     fn children(&mut self) {
-        while let Children::Ended(pid, how) = process::peek_ended() {
+        let mut seen = process::peek_ended();
+        while let Children::Ended(pid, how) = seen {
             let is_harness = self.facts.harness == Some(pid) && self.state.harness.is_none();
             if is_harness && !self.hears_monitor_out() {
                 // Left a zombie, and looked at again when the answer is there.
                 break;
             }
             self.child_ended(pid, how);
+            seen = process::peek_ended();
         }
         match self.peer {
             Peer::Supervisor(supervisor) if process::was_stopped(supervisor) => self.handle(Event::PeerStopped),
@@ -437,7 +445,7 @@ impl Engine {
             self.handle(Event::WorkerStopped);
         }
         self.continue_keeper();
-        self.sweep_round();
+        self.sweep_round(seen);
     }
 
     fn child_ended(&mut self, pid: Pid, how: Ended) {
@@ -510,14 +518,15 @@ impl Engine {
     }
 
     /// While the tree is being ended: one more round, and the good news when there is nobody left.
-    fn sweep_round(&mut self) {
+    fn sweep_round(&mut self, mut seen: Children) {
         loop {
             let sweeping = matches!(self.state.phase, Phase::Sweeping | Phase::SweepingWorker);
             if !sweeping && self.state.phase != Phase::Surviving {
                 return;
             }
-            if self.tree.is_empty() {
+            if self.tree.is_empty(seen) {
                 self.handle(Event::TreeEmpty);
+                seen = process::peek_ended();
                 continue;
             }
             if std::mem::take(&mut self.terminate_survivors) {

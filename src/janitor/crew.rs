@@ -243,7 +243,7 @@ impl<'a> Crew<'a> {
         let mut tree = Tree::new(workers.chain(self.lister.noted.iter().copied()).collect());
         while time::now() < give_up {
             self.reap();
-            if tree.is_empty() {
+            if tree.is_empty(process::peek_ended()) {
                 return;
             }
             tree.kill_children();

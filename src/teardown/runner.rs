@@ -240,7 +240,7 @@ impl<'a> Runner<'a> {
         self.alarm.set(Some(give_up));
         loop {
             self.reap(command, &mut |_| ());
-            if self.tree.is_empty() {
+            if self.tree.is_empty(process::peek_ended()) {
                 return;
             }
             if time::now() >= give_up {
