@@ -182,8 +182,8 @@ fn work_off<'a>(
     // Only for people: read once, since it lists all locks of the host.
     let takers = LockTable::read();
     for candidate in candidates {
-        let (name, has_app) = match &candidate.found {
-            Found::Admitted { app, has_app } => (app.clone(), *has_app),
+        let (name, has_app) = match candidate.found {
+            Found::Admitted { app, has_app } => (app, has_app),
             _ => {
                 entries.extend(
                     classify::without_probe(&candidate).map(|(verdict, why)| Entry::new(&candidate.name, verdict, why)),

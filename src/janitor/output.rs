@@ -128,7 +128,8 @@ impl Report {
 
 /// A name or reason that anybody may have made, on one line of a terminal.
 fn shown(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    // Nearly always, and faster than a look at each character.
+    if text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
         return Cow::Borrowed(text);
     }
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()

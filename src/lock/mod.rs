@@ -134,7 +134,8 @@ impl Candidate {
     /// A janitor may have unlinked it while we waited, and a newcomer made a new one: without this check
     /// both would hold "the" lock. `None` means: start again.
     fn into_lock(self, directory: &LockDirectory) -> Option<AppLock> {
-        if directory.identity(&self.app) != Some(self.id) && !settings::test_switch("CCCI_TEST_NO_INODE_CHECK") {
+        let named = directory.identity_of(self.path.file_name().unwrap_or_default());
+        if named != Some(self.id) && !settings::test_switch("CCCI_TEST_NO_INODE_CHECK") {
             return None;
         }
         let Candidate { app, path, id, file, created, .. } = self;

@@ -103,7 +103,12 @@ impl LockDirectory {
 
     /// Which file the app's name stands for now.
     pub fn identity(&self, app: &AppName) -> Option<FileId> {
-        let stat = fstatat(&self.fd, file_name(app).as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        self.identity_of(OsStr::new(&file_name(app)))
+    }
+
+    /// Which file this name stands for now.
+    pub(super) fn identity_of(&self, name: &OsStr) -> Option<FileId> {
+        let stat = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
         Some(FileId { device: stat.st_dev, inode: stat.st_ino })
     }
 
@@ -122,9 +127,11 @@ impl LockDirectory {
     /// Opens the app's lock file, making it (0600) where it is missing and `create` says so; `None`: it is missing.
     /// Nothing is ever truncated.
     pub(super) fn open(&self, app: &AppName, create: bool) -> Result<Option<Candidate>, Error> {
-        let path = self.file(app);
+        // Made once: a round of the janitor comes here thousands of times.
+        let name = file_name(app);
+        let path = self.path.join(&name);
         loop {
-            let (file, created) = match self.open_once(app, create) {
+            let (file, created) = match self.open_once(&name, create) {
                 Err(Errno::ENOENT) if !create => return Ok(None),
                 opened => opened.map_err(|errno| self.open_error(&path, errno))?,
             };
@@ -145,19 +152,18 @@ impl LockDirectory {
     }
 
     /// The file, and whether it was made.
-    fn open_once(&self, app: &AppName, create: bool) -> Result<(File, bool), Errno> {
-        let name = file_name(app);
+    fn open_once(&self, name: &str, create: bool) -> Result<(File, bool), Errno> {
         // O_NONBLOCK: a FIFO or a device in its place must not hold us up.
         let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
         loop {
             // Without O_CREAT first: fs.protected_regular denies O_CREAT on another user's file in a sticky
             // directory even to root (proc_sys_fs(5)).
-            match openat(&self.fd, name.as_str(), flags, Mode::empty()) {
+            match openat(&self.fd, name, flags, Mode::empty()) {
                 Err(Errno::ENOENT) if create => {}
                 other => return other.map(|fd| (File::from(fd), false)),
             }
             let create = flags | OFlag::O_CREAT | OFlag::O_EXCL;
-            match openat(&self.fd, name.as_str(), create, Mode::S_IRUSR | Mode::S_IWUSR) {
+            match openat(&self.fd, name, create, Mode::S_IRUSR | Mode::S_IWUSR) {
                 Err(Errno::EEXIST) => {}
                 other => return other.map(|fd| (File::from(fd), true)),
             }
