@@ -421,7 +421,8 @@ fn begin_stop(
     if let Some(signal) = signal {
         let signal = policy.stop_signal.unwrap_or(signal);
         let grace = state.kill_at.map_or(policy.grace, |kill_at| policy.grace.min(kill_at.saturating_sub(now)));
-        actions.extend([Action::AnnounceStop { signal, grace }, Action::SignalHarness(signal)]);
+        // First the deed: the line's way to stderr is longer than the signal's to the harness.
+        actions.extend([Action::SignalHarness(signal), Action::AnnounceStop { signal, grace }]);
     }
     actions.extend([
         Action::ContinueTree,
