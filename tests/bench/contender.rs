@@ -4,17 +4,23 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
 use crate::proc;
 
-/// Every process of a contender carries this variable, so that what it leaves behind can be counted and killed.
+/// Every process of a started contender carries this variable, with a value of its own, so that what it leaves behind can
+/// be counted and killed.
 const MARK: &str = "CCCI_BENCH_MARK";
 const APP: &str = "benc-000000.ci.example.net";
+const WHOLE: [&str; 7] = ["run", "--deadline", "2h", "--app", APP, "--teardown", "true"];
+const IN_PLACE: [&str; 5] = ["exec", "--deadline", "2h", "--app", APP];
 
 pub struct Bench {
     guard: PathBuf,
+    /// Another build of it.
+    other: Option<PathBuf>,
     directory: TempDir,
     disk: TempDir,
 }
@@ -34,7 +40,7 @@ pub struct Running {
 }
 
 impl Bench {
-    pub fn new(guard: PathBuf) -> Self {
+    pub fn new(guard: PathBuf, other: Option<PathBuf>) -> Self {
         // Locks live on a tmpfs (`/run/lock`); so do here all files of all contenders. `disk` is for the difference.
         let memory = Path::new("/dev/shm");
         let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
@@ -42,7 +48,7 @@ impl Bench {
         for name in ["home", "locks", "runs", "state"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
         }
-        Self { guard, directory, disk }
+        Self { guard, other, directory, disk }
     }
 
     fn contender(&self, name: &'static str, program: impl AsRef<OsStr>, arguments: &[&dyn AsRef<OsStr>]) -> Contender {
@@ -66,15 +72,27 @@ impl Bench {
         Contender { name: "bare exec", prefix: Vec::new(), lock: None, home: self.path("home") }
     }
 
-    fn guarded(&self, name: &'static str, form: &str, state: &Path, options: &[&str]) -> Contender {
+    /// Compiles a program of this directory.
+    ///
+    /// # Panics
+    /// When there is no C compiler, or it does not like it.
+    pub fn compile(&self, source: &str, options: &[&str]) -> PathBuf {
+        let program = self.path(source.trim_end_matches(".c"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench").join(source);
+        let status = Command::new("cc").arg("-O2").args(options).arg("-o").arg(&program).arg(&source).status();
+        assert!(status.is_ok_and(|status| status.success()), "cc can't compile {}", source.display());
+        program
+    }
+
+    fn guarded(&self, build: &Path, name: &'static str, state: &Path, words: &[&str]) -> Contender {
         let (locks, runs) = (self.path("locks"), self.path("runs"));
         let mut contender = self.contender(
             name,
-            &self.guard,
-            &[&form, &"--lock-dir", &locks, &"--runs-dir", &runs, &"--state-dir", &state, &"--deadline", &"2h"],
+            build,
+            &[&words[0], &"--lock-dir", &locks, &"--runs-dir", &runs, &"--state-dir", &state],
         );
-        contender.prefix.extend(options.iter().map(OsString::from));
-        if options.contains(&"--app") {
+        contender.prefix.extend(words[1..].iter().map(OsString::from));
+        if words.contains(&"--app") {
             contender.lock = Some(locks.join(format!("cc-ci-app-{APP}.lock")));
         }
         contender.prefix.push("--".into());
@@ -83,22 +101,47 @@ impl Bench {
 
     /// The whole of it: lock, deadline, a teardown that is due after a stop.
     pub fn run(&self) -> Contender {
-        self.guarded("ccci-guard run", "run", &self.path("state"), &["--app", APP, "--teardown", "true"])
+        self.guarded(&self.guard, "ccci-guard run", &self.path("state"), &WHOLE)
     }
 
     /// The same with the run's own files on a disk.
     pub fn run_on_disk(&self) -> Contender {
-        self.guarded("ccci-guard run, state on disk", "run", self.disk.path(), &["--app", APP, "--teardown", "true"])
+        self.guarded(&self.guard, "ccci-guard run, state on disk", self.disk.path(), &WHOLE)
+    }
+
+    /// With the lock, and nothing to do between the harness's end and the lock's.
+    pub fn run_without_teardown(&self) -> Contender {
+        let words = ["run", "--deadline", "2h", "--app", APP, "--teardown", "none"];
+        self.guarded(&self.guard, "ccci-guard run, no teardown", &self.path("state"), &words)
     }
 
     /// Without `--app`: no lock, nothing to tear down.
     pub fn run_without_app(&self) -> Contender {
-        self.guarded("ccci-guard run, no --app", "run", &self.path("state"), &[])
+        self.guarded(&self.guard, "ccci-guard run, no --app", &self.path("state"), &["run", "--deadline", "2h"])
+    }
+
+    /// A deadline that is meant to pass.
+    pub fn run_for(&self, deadline: &str) -> Contender {
+        self.guarded(&self.guard, "ccci-guard run", &self.path("state"), &["run", "--deadline", deadline])
     }
 
     /// In place: the same checks, lock and deadline, no process that stays.
     pub fn exec(&self) -> Contender {
-        self.guarded("ccci-guard exec", "exec", &self.path("state"), &["--app", APP])
+        self.guarded(&self.guard, "ccci-guard exec", &self.path("state"), &IN_PLACE)
+    }
+
+    /// The other build, if there is one: as [`Self::run`], and as [`Self::exec`].
+    pub fn other_build(&self) -> Option<[Contender; 2]> {
+        let (other, state) = (self.other.as_deref()?, self.path("state"));
+        Some([
+            self.guarded(other, "other build, run", &state, &WHOLE),
+            self.guarded(other, "other build, exec", &state, &IN_PLACE),
+        ])
+    }
+
+    /// The deadline alone, by timeout(1).
+    pub fn timeout(&self, deadline: &str) -> Contender {
+        self.contender("timeout", "timeout", &[&"-k", &"30", &deadline])
     }
 
     /// What a shell line can do of the same.
@@ -120,12 +163,27 @@ impl Bench {
         contender
     }
 
-    pub fn tini(&self) -> Option<Contender> {
-        installed("tini").then(|| self.contender("tini -s", "tini", &[&"-s", &"--"]))
+    /// The plain loop that a tree's end is measured against.
+    pub fn kill_and_reap(&self) -> Contender {
+        self.contender("C loop", self.compile("kill_and_reap.c", &[]), &[])
     }
 
-    pub fn dumb_init(&self) -> Option<Contender> {
-        installed("dumb-init").then(|| self.contender("dumb-init", "dumb-init", &[]))
+    /// Init for containers.
+    pub fn inits(&self) -> Vec<Contender> {
+        let mut inits = Vec::new();
+        inits.extend(installed("tini").then(|| self.contender("tini -s", "tini", &[&"-s", &"--"])));
+        inits.extend(installed("dumb-init").then(|| self.contender("dumb-init", "dumb-init", &[])));
+        inits
+    }
+
+    /// Those that do a part of it: init, a time limit, a lock that is taken before they become the command.
+    pub fn small_tools(&self) -> Vec<Contender> {
+        let (setlock, chpst) = (self.path("setlock.lock"), self.path("chpst.lock"));
+        let mut tools = self.inits();
+        tools.push(self.timeout("2h"));
+        tools.extend(installed("setlock").then(|| self.contender("setlock", "setlock", &[&setlock])));
+        tools.extend(installed("chpst").then(|| self.contender("chpst -l", "chpst", &[&"-l", &chpst])));
+        tools
     }
 }
 
@@ -155,7 +213,8 @@ impl Contender {
     }
 
     fn start_with(&self, harness: &[&str], stdout: Stdio) -> Running {
-        let mark = format!("{}-{}", std::process::id(), self.name.replace(' ', "-"));
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let mark = format!("{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
         let mut command = self.command(harness);
         command.env(MARK, &mark).stdout(stdout).stderr(Stdio::null()).process_group(0);
         let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.name));

@@ -32,4 +32,14 @@ impl Pidfd {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut fds, timeout), Ok(1), "the process did not end within {limit:?}");
     }
+
+    /// Waits until one of these processes has ended.
+    ///
+    /// # Panics
+    /// When none has within `limit`.
+    pub fn wait_for_any(pidfds: &[Self], limit: Duration) {
+        let timeout = PollTimeout::try_from(limit).unwrap();
+        let mut fds: Vec<_> = pidfds.iter().map(|pidfd| PollFd::new(pidfd.0.as_fd(), PollFlags::POLLIN)).collect();
+        assert!(poll(&mut fds, timeout).is_ok_and(|ready| ready > 0), "no process ended within {limit:?}");
+    }
 }

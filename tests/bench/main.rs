@@ -14,7 +14,9 @@
 
 mod abra_dir;
 mod contender;
+mod deadline;
 mod kernel;
+mod looking;
 mod options;
 mod orphans;
 mod probing;
@@ -43,7 +45,7 @@ fn main() {
             std::process::exit(2);
         }
     };
-    let bench = Bench::new(guard);
+    let bench = Bench::new(guard, options.beside.clone());
     println!("{}\n", proc::machine());
     if options.wants("start") {
         start_up::measure(&bench, &options);
@@ -57,8 +59,14 @@ fn main() {
     if options.wants("tree") {
         whole_tree::measure(&bench, &options);
     }
-    if options.wants("locks") {
+    if options.wants("deadline") {
+        deadline::measure(&bench, &options);
+    }
+    if options.wants("janitor") {
         probing::measure(&bench, &options);
+    }
+    if options.wants("locks") {
+        looking::measure(&bench, &options);
     }
     if options.wants("stacks") {
         orphans::measure(&bench, &options);

@@ -1,22 +1,34 @@
 //! The counts of the benchmark, by flag.
 
-pub const USAGE: &str = "usage: tests/bench/run [--markdown] [--only start|resident|stop|tree|locks|stacks|abra-dir|idle] \
-                         [--runs N] [--stops N] [--trees N] [--descendants N] [--locks N] [--stacks N] [--jobs N] \
-                         [--recipes N] [--fetches N] [--idle SECONDS]";
+use std::path::PathBuf;
+
+pub const USAGE: &str = "usage: tests/bench/run [--markdown] [--only PART] [--beside PROGRAM] [--runs N] [--stops N] \
+                         [--trees N] [--descendants N] [--deadlines N] [--locks N] [--processes N] [--stacks N] [--jobs N] \
+                         [--recipes N] [--fetches N] [--idle SECONDS]\n\
+                         PART: start, resident, stop, tree, deadline, janitor, locks, stacks, abra-dir or idle";
+
+const PARTS: [&str; 10] =
+    ["start", "resident", "stop", "tree", "deadline", "janitor", "locks", "stacks", "abra-dir", "idle"];
 
 pub struct Options {
     pub markdown: bool,
     only: Option<String>,
+    /// Another build of the program, measured in the same sitting.
+    pub beside: Option<PathBuf>,
     /// Starts of each contender.
     pub runs: usize,
     /// SIGTERMs to each contender.
     pub stops: usize,
     /// Rounds of the tree kill.
     pub trees: usize,
-    /// Processes in one tree.
+    /// Processes in one tree; five times as many in another.
     pub descendants: usize,
-    /// Lock files in one round of the janitor.
+    /// Runs with a deadline.
+    pub deadlines: usize,
+    /// Lock files in one round of the janitor; ten times as many in another.
     pub locks: usize,
+    /// Processes on the host when the locks are looked at.
+    pub processes: usize,
     /// Orphan stacks on the Swarm. The shell loop needs about 7 s for each.
     pub stacks: usize,
     /// Teardowns that the janitor does at a time.
@@ -34,11 +46,14 @@ impl Options {
         let mut options = Self {
             markdown: false,
             only: None,
+            beside: None,
             runs: 300,
             stops: 60,
             trees: 7,
             descendants: 1000,
+            deadlines: 50,
             locks: 10_000,
+            processes: 5000,
             stacks: 20,
             jobs: 16,
             recipes: 50,
@@ -61,18 +76,19 @@ impl Options {
                 "--stops" => options.stops = number()?,
                 "--trees" => options.trees = number()?,
                 "--descendants" => options.descendants = number()?,
+                "--deadlines" => options.deadlines = number()?,
                 "--locks" => options.locks = number()?,
+                "--processes" => options.processes = number()?,
                 "--stacks" => options.stacks = number()?,
                 "--jobs" => options.jobs = number()?,
                 "--recipes" => options.recipes = number()?,
                 "--fetches" => options.fetches = number()?,
                 "--idle" => options.idle = u64::try_from(number()?).map_err(|error| error.to_string())?,
-                "--only" => match arguments.next().as_deref() {
-                    Some(
-                        part @ ("start" | "resident" | "stop" | "tree" | "locks" | "stacks" | "abra-dir" | "idle"),
-                    ) => options.only = Some(part.to_owned()),
-                    other => return Err(format!("--only {}: no such part", other.unwrap_or(""))),
+                "--only" => match arguments.next() {
+                    Some(part) if PARTS.contains(&part.as_str()) => options.only = Some(part),
+                    other => return Err(format!("--only {}: no such part", other.unwrap_or_default())),
                 },
+                "--beside" => options.beside = Some(arguments.next().ok_or("--beside needs a program")?.into()),
                 _ => return Err(format!("unknown argument '{flag}'")),
             }
         }

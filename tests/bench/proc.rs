@@ -58,9 +58,18 @@ pub fn marked(mark: &str) -> Vec<u32> {
         .collect()
 }
 
-/// Proportional set size in KiB: shared pages are divided among those who share them.
-pub fn pss(pid: u32) -> u64 {
-    number_after(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap(), "Pss:")
+/// A process's memory, in KiB.
+pub struct Memory {
+    /// Shared pages are divided among those who share them.
+    pub pss: u64,
+    /// Pages that nobody else has.
+    pub private: u64,
+}
+
+pub fn memory(pid: u32) -> Memory {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let private = number_after(&text, "Private_Clean:") + number_after(&text, "Private_Dirty:");
+    Memory { pss: number_after(&text, "Pss:"), private }
 }
 
 /// How often the process gave the processor away to wait: each is one wakeup later.

@@ -12,32 +12,35 @@ const HARNESS: [&str; 2] = ["sleep", "86400"];
 
 fn contenders(bench: &Bench) -> Vec<Contender> {
     let mut contenders = vec![bench.run(), bench.run_without_app(), bench.composition()];
-    contenders.extend(bench.tini());
-    contenders.extend(bench.dumb_init());
+    contenders.extend(bench.inits());
     contenders.push(bench.python());
     contenders
 }
 
 pub fn measure_memory(bench: &Bench, options: &Options) {
     let mut table = Table::new(
-        "Resident beside the harness: proportional set size (Pss of smaps_rollup)".to_owned(),
+        "Resident beside the harness: proportional set size and private memory (smaps_rollup)".to_owned(),
         options.markdown,
-        &["prefix", "processes", "PSS"],
+        &["prefix", "processes", "PSS", "private"],
     );
-    let mut guard = 0;
-    for contender in contenders(bench) {
+    let mut notes = Vec::new();
+    let others = bench.other_build().into_iter().flatten().take(1);
+    for contender in contenders(bench).into_iter().chain(others) {
         let running = contender.start(&HARNESS);
         settle(&running.resident("sleep"));
         let resident = running.resident("sleep");
-        let total: u64 = resident.iter().map(|&pid| proc::pss(pid)).sum();
-        if contender.name == "ccci-guard run" {
-            guard = total;
+        let memory: Vec<proc::Memory> = resident.iter().map(|&pid| proc::memory(pid)).collect();
+        let (pss, private): (u64, u64) = memory.iter().fold((0, 0), |sum, of| (sum.0 + of.pss, sum.1 + of.private));
+        if ["ccci-guard run", "other build, run"].contains(&contender.name) {
+            #[expect(clippy::cast_precision_loss, reason = "a few thousand KiB")]
+            let mebibytes = pss as f64 / 1024.0;
+            notes.push(verdict(&format!("{}, monitor and supervisor, MiB", contender.name), mebibytes, 1.2));
         }
-        table.row(vec![contender.name.to_owned(), resident.len().to_string(), format!("{total} KiB")]);
+        let cells =
+            [contender.name.to_owned(), resident.len().to_string(), format!("{pss} KiB"), format!("{private} KiB")];
+        table.row(cells.into());
     }
-    #[expect(clippy::cast_precision_loss, reason = "a few thousand KiB")]
-    let mebibytes = guard as f64 / 1024.0;
-    table.print(&[verdict("monitor and supervisor, MiB", mebibytes, 2.0)]);
+    table.print(&notes);
 }
 
 /// All contenders are watched at the same time: they sleep.

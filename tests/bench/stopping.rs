@@ -10,10 +10,12 @@ use crate::contender::{Bench, Contender, kill};
 use crate::kernel::Pidfd;
 use crate::options::Options;
 use crate::proc;
-use crate::table::{Samples, Table, milliseconds, ratio};
+use crate::table::{Samples, Table, milliseconds, ratio, verdict};
 
 /// A harness that ends at once when it is asked to: what remains is the prefix.
 const HARNESS: [&str; 2] = ["sleep", "86400"];
+/// At most so many times the composition's time.
+const GOAL: f64 = 1.2;
 const LIMIT: Duration = Duration::from_secs(30);
 
 struct Stop {
@@ -23,7 +25,7 @@ struct Stop {
 }
 
 pub fn measure(bench: &Bench, options: &Options) {
-    let contenders = [bench.run(), bench.composition(), bench.python()];
+    let contenders = [bench.composition(), bench.exec(), bench.run_without_teardown(), bench.run(), bench.python()];
     let mut stops: Vec<Vec<Stop>> = contenders.iter().map(|_| Vec::new()).collect();
     for round in 0..options.stops {
         for position in 0..contenders.len() {
@@ -33,23 +35,33 @@ pub fn measure(bench: &Bench, options: &Options) {
     }
 
     let median = |stops: &[Stop], part: fn(&Stop) -> Duration| Samples::new(stops.iter().map(part).collect()).median();
-    let free_by_composition = median(&stops[1], |stop| stop.lock_free);
+    let dead_by_composition = median(&stops[0], |stop| stop.harness_dead);
+    let free_by_composition = median(&stops[0], |stop| stop.lock_free);
     let mut table = Table::new(
         format!("Stop: from SIGTERM to the prefix, medians of {}, interleaved", options.stops),
         options.markdown,
-        &["prefix", "harness dead", "lock free", "to composition", "returned"],
+        &["prefix", "harness dead", "to composition", "lock free", "to composition", "returned"],
     );
+    let mut notes = Vec::new();
     for (contender, stops) in contenders.iter().zip(&stops) {
-        let free = median(stops, |stop| stop.lock_free);
+        let (dead, free) = (median(stops, |stop| stop.harness_dead), median(stops, |stop| stop.lock_free));
         table.row(vec![
             contender.name.to_owned(),
-            milliseconds(median(stops, |stop| stop.harness_dead)),
+            milliseconds(dead),
+            ratio(dead, dead_by_composition),
             milliseconds(free),
             ratio(free, free_by_composition),
             milliseconds(median(stops, |stop| stop.returned)),
         ]);
+        if contender.name.starts_with("ccci-guard") {
+            for (what, time, whole) in [("dead", dead, dead_by_composition), ("free", free, free_by_composition)] {
+                let figure = time.as_secs_f64() / whole.as_secs_f64();
+                notes.push(verdict(&format!("{}, {what} to composition", contender.name), figure, GOAL));
+            }
+        }
     }
-    table.print(&["ccci-guard runs its teardown (`true`) between the harness's end and the lock's.".to_owned()]);
+    notes.push("`ccci-guard run` does its teardown (`true`) between the harness's end and the lock's.".to_owned());
+    table.print(&notes);
 }
 
 fn stop(contender: &Contender) -> Stop {

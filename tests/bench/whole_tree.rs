@@ -5,56 +5,101 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::contender::{Bench, Contender, kill};
+use crate::contender::{Bench, Contender, Running, kill};
+use crate::kernel::Pidfd;
 use crate::options::Options;
 use crate::proc;
-use crate::table::{Samples, Table, milliseconds};
+use crate::table::{Samples, Table, milliseconds, ratio, verdict};
 
-/// `$0` processes, each in a session of its own and orphaned; `$1` is run first.
-const BROOD: &str = r#"eval "$1"; i=0; while [ $i -lt $0 ]; do setsid -f sleep 86400 >/dev/null; i=$((i+1)); done; \
-                       trap - TERM; echo ready; exec sleep 86400"#;
+/// At most so many times the time of a plain loop in C.
+const GOAL: f64 = 1.5;
+/// For the first death.
+const LIMIT: Duration = Duration::from_secs(20);
 
 pub fn measure(bench: &Bench, options: &Options) {
-    let mut table = Table::new(
-        format!(
-            "Tree kill: {} descendants, each in its own session; SIGTERM to return, medians of {}",
-            options.descendants, options.trees
-        ),
-        options.markdown,
-        &["prefix", "end on TERM", "left behind", "ignore TERM", "left behind"],
-    );
-    for contender in [bench.run(), bench.composition(), bench.python()] {
-        let mut row = vec![contender.name.to_owned()];
-        for first in [":", "trap '' TERM"] {
-            let kills: Vec<_> = (0..options.trees).map(|_| tree_kill(&contender, options.descendants, first)).collect();
-            row.push(milliseconds(Samples::new(kills.iter().map(|kill| kill.0).collect()).median()));
-            row.push(kills.iter().map(|kill| kill.1).max().unwrap_or(0).to_string());
-        }
-        table.row(row);
-    }
-    table.print(&[
-        "Those that ignore TERM get 2 s from the harness's end before SIGKILL: that is a promise, not a cost."
-            .to_owned(),
-    ]);
+    let brood = bench.compile("brood.c", &[]);
+    let brood = brood.to_str().unwrap();
+    asked(bench, options, brood);
+    killed(bench, options, brood);
 }
 
-/// The time from SIGTERM to return, and how many processes of the run are alive after it.
-fn tree_kill(contender: &Contender, descendants: usize, first: &str) -> (Duration, usize) {
-    let count = descendants.to_string();
-    let mut running = contender.start_piped(&["sh", "-c", BROOD, &count, first]);
-    let mut line = String::new();
-    BufReader::new(running.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "ready\n");
-    // `setsid -f` returns before its child has called exec: until then that child still has the name `setsid`.
-    proc::eventually("every descendant runs", || {
-        let marked = proc::marked(&running.mark);
-        let sleeping = marked.into_iter().filter(|&pid| proc::name(pid) == "sleep").count();
-        (sleeping > descendants).then_some(())
-    });
+/// Descendants that end when they are asked to, if they are asked.
+fn asked(bench: &Bench, options: &Options, brood: &str) {
+    let count = options.descendants;
+    let mut table = Table::new(
+        format!("Tree: {count} descendants that end on SIGTERM; SIGTERM to return, medians of {}", options.trees),
+        options.markdown,
+        &["prefix", "returned", "left behind"],
+    );
+    for contender in [bench.run(), bench.composition(), bench.python()] {
+        let ends: Vec<_> = (0..options.trees)
+            .map(|_| {
+                let (mut running, _) = start(&contender, &[brood, &count.to_string(), "end"]);
+                let began = Instant::now();
+                kill(running.pid(), Signal::SIGTERM);
+                running.child.wait().unwrap();
+                (began.elapsed(), proc::marked(&running.mark).len())
+            })
+            .collect();
+        table.row(vec![
+            contender.name.to_owned(),
+            milliseconds(Samples::new(ends.iter().map(|end| end.0).collect()).median()),
+            ends.iter().map(|end| end.1).max().unwrap_or(0).to_string(),
+        ]);
+    }
+    table.print(&[]);
+}
 
-    let start = Instant::now();
+/// Descendants that must be killed, and one more that forks on and on, so that no list of them is ever complete.
+fn killed(bench: &Bench, options: &Options, brood: &str) {
+    let contenders = [bench.kill_and_reap(), bench.run_without_app()];
+    let mut table = Table::new(
+        format!("Kill: descendants that ignore SIGTERM, and one that forks on; medians of {}", options.trees),
+        options.markdown,
+        &["descendants", "C loop", "10 %", "90 %", "ccci-guard run", "10 %", "90 %", "to C", "left behind"],
+    );
+    let mut notes = Vec::new();
+    for count in [options.descendants, 5 * options.descendants] {
+        let (mut times, mut left) = ([Vec::new(), Vec::new()], 0);
+        for _ in 0..options.trees {
+            for (contender, times) in contenders.iter().zip(&mut times) {
+                let (time, alive) = first_death_to_return(contender, &[brood, &count.to_string(), "ignore", "hop"]);
+                times.push(time);
+                left = left.max(alive);
+            }
+        }
+        let [plain, guard] = times.map(Samples::new);
+        let (plain_median, guard_median) = (plain.median(), guard.median());
+        let mut row = vec![count.to_string()];
+        row.extend([&plain, &guard].iter().flat_map(|samples| [50, 10, 90].map(|part| milliseconds(samples.at(part)))));
+        row.extend([ratio(guard_median, plain_median), left.to_string()]);
+        table.row(row);
+        let figure = guard_median.as_secs_f64() / plain_median.as_secs_f64();
+        notes.push(verdict(&format!("{count} descendants, run to C"), figure, GOAL));
+    }
+    table.print(&notes);
+}
+
+/// Starts it, and waits until all are there; gives the pids of those that don't fork on.
+fn start(contender: &Contender, harness: &[&str]) -> (Running, Vec<u32>) {
+    let mut running = contender.start_piped(harness);
+    let lines = BufReader::new(running.child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let pids = lines.take_while(|line| line != "ready").map(|line| line.parse().unwrap()).collect();
+    (running, pids)
+}
+
+/// From the first death by SIGKILL, seen from outside, to the return of the prefix; and how many are alive then.
+///
+/// The first death stands for the first SIGKILL and the return for the last reap, since those two are hard to see from
+/// outside without being in the way. What lies between them is the same for both contenders, but for what the guard does
+/// after the last reap.
+fn first_death_to_return(contender: &Contender, harness: &[&str]) -> (Duration, usize) {
+    let (mut running, pids) = start(contender, harness);
+    let pidfds: Vec<Pidfd> = pids.iter().map(|&pid| Pidfd::open(pid).unwrap()).collect();
     kill(running.pid(), Signal::SIGTERM);
+    Pidfd::wait_for_any(&pidfds, LIMIT);
+    let began = Instant::now();
     running.child.wait().unwrap();
-    let elapsed = start.elapsed();
+    let elapsed = began.elapsed();
     (elapsed, proc::marked(&running.mark).len())
 }
