@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-pub const USAGE: &str = "usage: tests/bench/run [--markdown] [--only PART] [--beside PROGRAM] [--runs N] [--stops N] \
+pub const USAGE: &str = "usage: tests/bench/run [--markdown] [--only PART]... [--beside PROGRAM] [--runs N] [--stops N] \
                          [--trees N] [--descendants N] [--deadlines N] [--locks N] [--processes N] [--stacks N] [--jobs N] \
                          [--recipes N] [--fetches N] [--idle SECONDS]\n\
                          PART: start, resident, stop, tree, deadline, janitor, locks, stacks, abra-dir or idle";
@@ -12,7 +12,8 @@ const PARTS: [&str; 10] =
 
 pub struct Options {
     pub markdown: bool,
-    only: Option<String>,
+    /// Parts; none: all.
+    only: Vec<String>,
     /// Another build of the program, measured in the same sitting.
     pub beside: Option<PathBuf>,
     /// Starts of each contender.
@@ -45,7 +46,7 @@ impl Options {
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut options = Self {
             markdown: false,
-            only: None,
+            only: Vec::new(),
             beside: None,
             runs: 300,
             stops: 60,
@@ -85,7 +86,7 @@ impl Options {
                 "--fetches" => options.fetches = number()?,
                 "--idle" => options.idle = u64::try_from(number()?).map_err(|error| error.to_string())?,
                 "--only" => match arguments.next() {
-                    Some(part) if PARTS.contains(&part.as_str()) => options.only = Some(part),
+                    Some(part) if PARTS.contains(&part.as_str()) => options.only.push(part),
                     other => return Err(format!("--only {}: no such part", other.unwrap_or_default())),
                 },
                 "--beside" => options.beside = Some(arguments.next().ok_or("--beside needs a program")?.into()),
@@ -96,6 +97,6 @@ impl Options {
     }
 
     pub fn wants(&self, part: &str) -> bool {
-        self.only.as_deref().is_none_or(|only| only == part)
+        self.only.is_empty() || self.only.iter().any(|only| only == part)
     }
 }
