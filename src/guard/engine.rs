@@ -163,7 +163,7 @@ impl Engine {
             gate.open();
             tracing::debug!(event = "started", pid = self.facts.harness.map(Pid::as_raw), "harness let go");
             let settings = &self.run.settings;
-            let now = time::now();
+            let now = time::now() + EXEC_TAKES;
             self.timers.extend(settings.deadline.map(|deadline| (Timer::Deadline, now + deadline)));
             if let (Some(deadline), Some(warning)) = (settings.deadline, settings.warning) {
                 self.timers.insert(Timer::Warning, now + (deadline - warning.before));
@@ -562,6 +562,9 @@ enum HeardOut {
     Asked,
     Yes,
 }
+
+/// From the gate to the harness's first instruction: by its own clock no deadline is to come early.
+const EXEC_TAKES: Duration = Duration::from_micros(500);
 
 /// A monitor that lives and isn't stopped answers at once.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
