@@ -13,6 +13,7 @@
 )]
 
 mod abra_dir;
+mod cluster;
 mod contender;
 mod deadline;
 mod kernel;
@@ -73,6 +74,9 @@ fn main() {
     }
     if options.wants("abra-dir") {
         abra_dir::measure(&bench, &options);
+    }
+    if options.wants("cluster") {
+        cluster::measure(&bench, &options);
     }
     if options.wants("idle") {
         resident::measure_wakeups(&bench, &options);

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 pub const USAGE: &str = "usage: tests/bench/run [--markdown] [--only PART]... [--beside PROGRAM] [--runs N] [--stops N] \
                          [--trees N] [--descendants N] [--deadlines N] [--locks N] [--processes N] [--stacks N] [--jobs N] \
                          [--recipes N] [--fetches N] [--idle SECONDS]\n\
-                         PART: start, resident, stop, tree, deadline, janitor, locks, stacks, abra-dir or idle";
+                         PART: start, resident, stop, tree, deadline, janitor, locks, stacks, abra-dir, cluster or idle";
 
-const PARTS: [&str; 10] =
-    ["start", "resident", "stop", "tree", "deadline", "janitor", "locks", "stacks", "abra-dir", "idle"];
+const PARTS: [&str; 11] =
+    ["start", "resident", "stop", "tree", "deadline", "janitor", "locks", "stacks", "abra-dir", "cluster", "idle"];
 
 pub struct Options {
     pub markdown: bool,
