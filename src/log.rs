@@ -7,14 +7,12 @@
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize, Serializer};
 use tracing::field::{Field, Visit};
 use tracing::span;
@@ -351,13 +349,8 @@ impl Stderr {
             StderrKind::Reopened(file) => file.write(line),
             StderrKind::Regular => (&stderr).write(line),
             StderrKind::Socket => fd::send_now(&stderr, line).map(|()| line.len()),
-            StderrKind::Shared => {
-                let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-                match poll(&mut ready, 0u8) {
-                    Ok(1) => (&stderr).write(line),
-                    _ => Ok(0),
-                }
-            }
+            StderrKind::Shared if fd::takes_writes(&stderr) => (&stderr).write(line),
+            StderrKind::Shared => Ok(0),
         };
     }
 }

@@ -9,12 +9,16 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::select::{FdSet, pselect};
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::sys::stat::Mode;
+use nix::sys::time::TimeSpec;
 
 /// The number that a descriptor handed to a harness has at least: out of the way of those it opens itself.
 pub const HANDED_OVER: RawFd = 100;
+
+const AT_ONCE: TimeSpec = TimeSpec::new(0, 0);
 
 /// Sleeps until a signal was delivered or one of the descriptors is ready, and tells which are.
 ///
@@ -38,14 +42,45 @@ pub fn wait_also_for_closed(descriptors: &[BorrowedFd<'_>], outputs: &[BorrowedF
             let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
             (read.iter().map(is_ready).collect(), end.iter().any(is_ready))
         }
+        // More descriptors than RLIMIT_NOFILE allows, since somebody lowered it under us (poll(2)): without this we would
+        // be awake for ever, and deaf, since the mask is put back before anything is delivered.
+        Err(Errno::EINVAL) => (wait_without_poll(descriptors), false),
         // EINTR: a handler ran, which is what we wait for. Nothing else can happen to valid descriptors.
         Err(_) => (vec![false; descriptors.len()], false),
     }
 }
 
+/// Waits by pselect(2), which knows no such limit, but only numbers below FD_SETSIZE. It can't tell an output that is
+/// closed from one that can be written to, so that is not seen.
+fn wait_without_poll(descriptors: &[BorrowedFd<'_>]) -> Vec<bool> {
+    let mut to_read = FdSet::new();
+    let known = descriptors.iter().filter(|fd| fd.as_raw_fd() < libc::FD_SETSIZE as RawFd);
+    known.for_each(|fd| to_read.insert(*fd));
+    if pselect(None, &mut to_read, None, None, None, &SigSet::empty()).is_err() {
+        to_read.clear();
+    }
+    deliver_pending();
+    descriptors.iter().map(|fd| fd.as_raw_fd() < libc::FD_SETSIZE as RawFd && to_read.contains(*fd)).collect()
+}
+
+/// Would a write be taken now, without waiting?
+pub fn takes_writes(fd: &impl AsFd) -> bool {
+    let mut ready = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+    match ppoll(&mut ready, Some(AT_ONCE), None) {
+        Ok(number) => number == 1,
+        // As in `wait_also_for_closed`.
+        Err(Errno::EINVAL) if fd.as_fd().as_raw_fd() < libc::FD_SETSIZE as RawFd => {
+            let mut to_write = FdSet::new();
+            to_write.insert(fd.as_fd());
+            pselect(None, None, &mut to_write, None, &AT_ONCE, None) == Ok(1)
+        }
+        Err(_) => false,
+    }
+}
+
 /// Delivers the signals that are pending, without sleeping.
 pub fn deliver_pending() {
-    let _ = ppoll(&mut [], Some(nix::sys::time::TimeSpec::new(0, 0)), Some(SigSet::empty()));
+    let _ = ppoll(&mut [], Some(AT_ONCE), Some(SigSet::empty()));
 }
 
 /// A pipe of ours: close-on-exec, so that no harness ever sees it.

@@ -37,6 +37,7 @@ mod janitor_mission;
 mod janitor_names;
 mod janitor_report;
 mod janitor_stopping;
+mod limits;
 mod lock_as_nobody;
 mod lock_files;
 mod lock_holder;

@@ -7,6 +7,7 @@ mod apps;
 mod canonical;
 mod fingerprint;
 mod guard;
+mod limit;
 mod lock;
 mod process;
 mod processes;
@@ -25,6 +26,7 @@ pub use canonical::{
 };
 pub use fingerprint::{Fingerprint, fingerprint, shared_files};
 pub use guard::{Guard, Output};
+pub use limit::limit;
 pub use lock::{FileLock, held, lock_is_free};
 pub use process::{Exit, Proc};
 pub use processes::{Process, alive, children, marked, process, stopped};
