@@ -548,7 +548,10 @@ impl Engine {
             self.survivors_done();
         }
         for action in actions {
-            self.act(action);
+            // Handed over: the rest is the monitor's.
+            if self.end.is_none() {
+                self.act(action);
+            }
         }
         // Where there is nobody to be killed, no SIGCHLD will tell.
         self.look_at_children |= self.state.phase != before;

@@ -20,3 +20,37 @@ fn a_guard_without_descriptors_still_hears() {
     teardown.expect_one();
     sandbox.expect_nothing_left();
 }
+
+/// A supervisor that can't start a worker ends, and the monitor, which can, finishes the run.
+///
+/// Seen failing with a supervisor that went on without: nothing torn down, and no report either.
+#[test]
+fn a_supervisor_that_cannot_start_the_teardown_hands_it_over() {
+    let sandbox = Sandbox::new();
+    let teardown = sandbox.teardown();
+    let guard = sandbox.run().app().teardown(teardown.command()).report();
+    let mut guard = guard.fixture("print-signals TERM=0").spawn();
+    guard.ready();
+    limit(guard.supervisor(), "--nofile=0:0");
+    guard.signal(Signal::SIGTERM);
+    guard.expect_code(143);
+    teardown.expect_one();
+    sandbox.expect_nothing_left();
+    let report = sandbox.report();
+    assert_eq!((&report["cause"], &report["takeover"]), (&"signal".into(), &true.into()), "{report}");
+}
+
+/// The same with a child of the harness that must be killed: who can't read `/proc` can't find it.
+///
+/// Seen failing with a supervisor that gave up on those that it could not see: left behind when the guard had returned.
+#[test]
+fn a_supervisor_that_cannot_see_survivors_hands_them_over() {
+    let sandbox = Sandbox::new();
+    let script = "\"$F\" ignore-term >/dev/null & trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut guard = sandbox.run().app().teardown("none").sh(script).spawn();
+    guard.ready();
+    limit(guard.supervisor(), "--nofile=0:0");
+    guard.signal(Signal::SIGTERM);
+    guard.expect_code(143);
+    sandbox.expect_nothing_left();
+}

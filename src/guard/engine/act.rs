@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGCONT, SIGKILL, SIGSTOP};
 
 use super::{Engine, Peer};
 use crate::duration;
+use crate::exit_status::ExitStatus;
 use crate::gate::{self, Gate};
 use crate::guard::event::{Action, Cause, Event, WorkerEnd};
 use crate::guard::finish;
@@ -187,6 +188,10 @@ impl Engine {
 
     fn give_up_on_survivors(&mut self) {
         let left = self.tree.descendants();
+        if left.is_empty() && self.hand_over() {
+            // Somebody is there (wait(2) says so), and /proc can't be read for want of a descriptor.
+            return;
+        }
         tracing::error!(event = "unkillable", "could not kill: {}", tree::names(&left));
         // The report and a message name so many, at most.
         let named = left.iter().take(NAMED_MAX);
@@ -207,11 +212,24 @@ impl Engine {
                 self.channel.tell(&Message::WorkerIs { pid: worker.as_raw() });
                 gate.open();
             }
+            Err(error) if self.hand_over() => {
+                tracing::warn!(event = "hand-over", "cannot start the teardown: {error}; the monitor goes on");
+            }
             Err(error) => {
                 tracing::error!(event = "teardown-failed", "cannot start the teardown: {error}");
                 self.queue.push_back(Event::WorkerEnded(WorkerEnd::Died));
             }
         }
+    }
+
+    /// A supervisor that lacks what it needs (a descriptor, a process) ends here: the monitor, which may have it, knows
+    /// all that has happened and takes over. False where there is nobody to hand over to.
+    fn hand_over(&mut self) -> bool {
+        let Peer::Monitor { .. } = self.peer else { return false };
+        // A stopped one would not see our end.
+        let _ = process::kill(self.run.monitor, SIGCONT);
+        self.end = Some(ExitStatus::SupervisorGone as u8);
+        true
     }
 
     fn fork_worker(&mut self) -> std::io::Result<(Pid, Gate)> {
