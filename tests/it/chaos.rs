@@ -9,7 +9,6 @@ mod round;
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -17,43 +16,15 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{APP, Random, SOON, Sandbox, alive, eventually, rounds, stopped};
+use crate::support::{APP, Random, SOON, Sandbox, alive, eventually, in_parallel, rounds, stopped, words};
 use blow::{Blow, Victim};
 use round::{AT_ONCE, Round, TEARDOWN};
-
-const PARALLEL: usize = 4;
-
-/// Runs `round` for each number, a few at a time, each with chances of its own; panics with all that failed.
-#[track_caller]
-fn in_parallel(test: &str, count: usize, round: impl Fn(&mut Random) + Sync) {
-    let base = Random::from_clock(test).below(1 << 40);
-    let next = AtomicUsize::new(0);
-    let failures = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..PARALLEL {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= count {
-                        return;
-                    }
-                    let mut random = Random::new(base + number as u64);
-                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| round(&mut random))) {
-                        failures.lock().unwrap().push(format!("round {number}: {}", words(&*panic)));
-                    }
-                }
-            });
-        }
-    });
-    let failures = failures.into_inner().unwrap();
-    assert!(failures.is_empty(), "{test}: {} of {count} failed:\n{}", failures.len(), failures.join("\n"));
-}
 
 /// Strikes and judges `count` runs; each failure says what was done.
 #[track_caller]
 fn blows(test: &str, count: usize, options: &[&str], blow: impl Fn(&mut Random) -> Blow + Sync) {
     let missed = AtomicUsize::new(0);
-    in_parallel(test, count, |random| {
+    in_parallel(test, count, |_, random| {
         let blow = blow(random);
         let mut round = Round::chaos(&blow, options);
         let hit = round.strike(&blow);
@@ -65,10 +36,6 @@ fn blows(test: &str, count: usize, options: &[&str], blow: impl Fn(&mut Random) 
     let missed = missed.into_inner();
     println!("{test}: {count} blows, {missed} of them too late");
     assert!(missed * 2 <= count, "{missed} of {count} blows found nobody: this shows nothing");
-}
-
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
-    panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic".to_owned())
 }
 
 /// A quick deadline, because a stopped harness ends by nothing else.
@@ -103,7 +70,7 @@ fn the_supervisor_is_killed_at_any_moment() {
 /// Seen failing with a takeover that did not know of the announced worker: killed, and the teardown begun anew.
 #[test]
 fn guards_are_killed_under_a_worker() {
-    in_parallel("guards_are_killed_under_a_worker", rounds(100), |random| {
+    in_parallel("guards_are_killed_under_a_worker", rounds(100), |_, random| {
         let mut round = Round::start(&["--teardown-on", "always"], &["/bin/sh", "-c", ": >../started"], TEARDOWN);
         let teardown = round.sandbox.teardown();
         teardown.expect_start(0);
@@ -125,7 +92,7 @@ fn guards_are_killed_under_a_worker() {
 fn the_worker_is_killed_in_mid_step() {
     let hits = AtomicUsize::new(0);
     let count = rounds(30);
-    in_parallel("the_worker_is_killed_in_mid_step", count, |random| {
+    in_parallel("the_worker_is_killed_in_mid_step", count, |_, random| {
         let mut round =
             Round::start(&["--teardown-on", "always"], &["/bin/sh", "-c", ": >../started; exit 3"], TEARDOWN);
         let teardown = round.sandbox.teardown();
@@ -200,7 +167,7 @@ fn a_killed_worker_does_not_repeat_the_apps_that_are_done() {
 #[test]
 fn both_guards_are_killed_over_an_adapted_harness() {
     let harness = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixture/harness.py");
-    in_parallel("both_guards_are_killed_over_an_adapted_harness", rounds(20), |random| {
+    in_parallel("both_guards_are_killed_over_an_adapted_harness", rounds(20), |_, random| {
         let sandbox = Sandbox::new();
         let argv = ["python3", harness, "--wait", "--finally-log", "../finally.log", "--finally-takes", "0.3"];
         let guard = sandbox.run().app().teardown(sandbox.teardown().command()).harness(argv).spawn();

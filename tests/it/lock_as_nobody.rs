@@ -1,14 +1,13 @@
 //! Runs as a plain user: what a lock directory may hold for it, and the helper that became root.
 
-use crate::support::{APP, FIXTURE, GUARD, Guard, SOON, Sandbox, alive, copy_program, eventually, need, within};
+use crate::support::{APP, Guard, NOBODY, SOON, Sandbox, alive, copy_program, eventually, for_nobody, need, within};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Gid, Pid, Uid, chown, geteuid};
+use nix::unistd::{Gid, Pid, Uid, chown};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-const NOBODY: u32 = 65534;
 const STRANGER: u32 = 65533;
 
 fn give(path: &Path, uid: u32) {
@@ -17,26 +16,6 @@ fn give(path: &Path, uid: u32) {
 
 fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
-
-/// A sandbox that belongs to nobody, with copies of both programs that nobody can reach. `None` without root.
-fn for_nobody() -> Option<(Sandbox, PathBuf)> {
-    if !need("root, to become somebody else", geteuid().is_root()) {
-        return None;
-    }
-    let sandbox = Sandbox::new();
-    mode(&sandbox.path(""), 0o755);
-    for dir in ["locks", "runs", "state", "home", "work"] {
-        give(&sandbox.path(dir), NOBODY);
-    }
-    fs::create_dir(sandbox.path("bin")).unwrap();
-    for program in [GUARD, FIXTURE] {
-        let copy = sandbox.path("bin").join(Path::new(program).file_name().unwrap());
-        copy_program(program, &copy);
-        mode(&copy, 0o755);
-    }
-    let fixture = sandbox.path("bin/ccci-fixture");
-    Some((sandbox, fixture))
 }
 
 fn as_nobody(sandbox: &Sandbox) -> Guard<'_> {
