@@ -75,6 +75,15 @@ pub fn report_refusal(run_id: &str, apps: Vec<String>, cause: Cause, status: u8,
     }
 }
 
+/// Writes the report of a run that was ready to start, and was refused all the same.
+pub fn write_refusal(run: &Run, cause: Cause, status: u8) {
+    if let Some(file) = &run.report {
+        let apps = run.settings.apps.iter().map(ToString::to_string).collect();
+        let refusal = report_refusal(run.state.id().as_str(), apps, cause, status, run.lock_wait);
+        file.write(&Report { elapsed_s: time::now().saturating_sub(run.began).as_secs_f64(), ..refusal });
+    }
+}
+
 fn report(run: &Run, state: &State, facts: &Facts, status: u8) -> Report {
     let cause = state.cause.unwrap_or(Cause::SupervisorGone);
     let apps = run.settings.apps.iter().map(ToString::to_string).collect();

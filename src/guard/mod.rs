@@ -196,25 +196,32 @@ fn find_auto(
 
 /// Forks the supervisor and watches it, to the end of the run.
 fn watch(run: Run) -> u8 {
-    match fork_supervisor(run) {
+    // Each process has a copy of the run; it is taken out of here by the one that goes on with it.
+    let mut run = Some(run);
+    match fork_supervisor(&mut run) {
         Ok(engine) => engine.run(),
-        Err(error) => refused(error.into()).1,
+        Err(error) => {
+            let (cause, status) = refused(error.into());
+            if let Some(run) = &run {
+                run.state.remove(None);
+                finish::write_refusal(run, cause, status);
+            }
+            status
+        }
     }
 }
 
-fn fork_supervisor(run: Run) -> Result<Engine, Error> {
+fn fork_supervisor(run: &mut Option<Run>) -> Result<Engine, Error> {
     let made = Alarm::new().and_then(|alarm| Channel::pair().map(|channel| (alarm, channel)));
-    let (alarm, (ours, theirs)) =
-        made.map_err(Error::system("cannot make a timer and a socket")).inspect_err(|_| {
-            run.state.remove(None);
-        })?;
-    // Each process has a copy of the run; in the child it is taken out of here.
-    let mut copy = Some((run, theirs));
-    let forked = process::fork(|| copy.take().map_or(0, |(run, channel)| supervisor::supervise(run, channel)));
-    let (run, theirs) = copy.ok_or_else(|| Error::Usage("the run is gone".to_owned()))?;
+    let (alarm, (ours, theirs)) = made.map_err(Error::system("cannot make a timer and a socket"))?;
+    let mut theirs = Some(theirs);
+    let forked = process::fork(|| match (run.take(), theirs.take()) {
+        (Some(run), Some(channel)) => supervisor::supervise(run, channel),
+        _ => 0,
+    });
+    let supervisor = forked.map_err(Error::system("cannot start the supervisor"))?;
+    let run = run.take().ok_or_else(|| Error::Usage("the run is gone".to_owned()))?;
     drop(theirs);
-    let supervisor =
-        forked.inspect_err(|_| run.state.remove(None)).map_err(Error::system("cannot start the supervisor"))?;
     let _ = std::env::set_current_dir("/");
     Ok(Engine::monitor(run, ours, alarm, supervisor))
 }

@@ -54,3 +54,26 @@ fn a_supervisor_that_cannot_see_survivors_hands_them_over() {
     guard.expect_code(143);
     sandbox.expect_nothing_left();
 }
+
+/// A supervisor that can't be forked is an error like any other before the start: said, and reported.
+///
+/// Seen failing with a report for errors before the lock only.
+#[test]
+fn a_run_whose_supervisor_cannot_be_forked_is_reported() {
+    let Some((sandbox, fixture)) = for_nobody() else {
+        return;
+    };
+    give(&sandbox.path(""), NOBODY);
+    let guard = sandbox.run().program(sandbox.path("bin/ccci-guard")).user(NOBODY, NOBODY);
+    let lock = FileLock::take(&sandbox.lock_path(APP));
+    give(&sandbox.lock_dir(), NOBODY);
+    let mut guard = guard.app().teardown("none").report().harness([fixture]).spawn();
+    guard.expect_stderr("waiting");
+    limit(guard.pid(), "--nproc=0:0");
+    drop(lock);
+    guard.expect_code(125);
+    assert!(guard.stderr().contains("error: cannot start the supervisor: "), "{}", guard.stderr());
+    let report = sandbox.report();
+    assert_eq!((&report["cause"], &report["exit_code"]), (&"guard-error".into(), &125.into()), "{report}");
+    sandbox.expect_nothing_left();
+}
