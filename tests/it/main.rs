@@ -28,6 +28,7 @@ mod doctor_tools;
 mod drone_runner;
 mod exec_in_place;
 mod exit_status;
+mod fault_matrix;
 mod help;
 mod interface;
 mod janitor_against_guards;
