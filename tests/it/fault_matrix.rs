@@ -47,6 +47,10 @@ fn play(cell: &Cell) {
 fn strike(stage: &Stage, cell: &Cell) {
     let victim = stage.pid(cell.process);
     cell.fault.strike(victim, stage);
+    if cell.fault == Fault::Terminate && cell.process == Process::Monitor && !stage.holds(cell.process) {
+        // It must have passed it on before we let the supervisor go on.
+        eventually(SOON, "the monitor sleeps again", || fault::has_taken_note(victim));
+    }
     // The run can't end while we hold it there, whatever was done to one of its processes.
     if matches!(cell.phase, Phase::Starting | Phase::TearingDown | Phase::Reporting) {
         assert!(!stage.lock_is_free(), "the lock came free in the middle of it");

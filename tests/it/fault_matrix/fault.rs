@@ -52,6 +52,16 @@ impl Fault {
     }
 }
 
+/// For `eventually`: SIGTERM was delivered to this guard process, and it sleeps again (or is gone). From the delivery, which
+/// wakes it, until it has done what it had to, it is runnable.
+pub fn has_taken_note(pid: Pid) -> Result<(), String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map_or("", str::trim);
+    let pending = u64::from_str_radix(field("ShdPnd:"), 16).unwrap_or(0);
+    let is_pending = pending & 1 << (Signal::SIGTERM as u32 - 1) != 0;
+    if !is_pending && !field("State:").starts_with('R') { Ok(()) } else { Err(status) }
+}
+
 /// Until there is neither room for a byte nor for a name.
 fn fill(stage: &Stage) {
     let disk = stage.disk();
