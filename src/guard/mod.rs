@@ -183,6 +183,7 @@ fn find_auto(
         return Ok(Some(auto));
     }
     let mut runner = Runner::new(delivery, inherited, noted, true).map_err(Error::system("cannot make a timer"))?;
+    runner.ends_with_us();
     match auto.docker_answers(&mut runner, &settings::caller_environment()) {
         Ok(true) => Ok(Some(auto)),
         Ok(false) => Err(Refused::Failed(Error::Usage(

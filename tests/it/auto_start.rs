@@ -83,6 +83,25 @@ fn the_look_for_docker_can_be_given_up() {
     sandbox.expect_nothing_left();
 }
 
+/// SIGKILL of the monitor while it looks for Docker: there is nobody else yet, and the `docker` that it asked ends with it.
+///
+/// Seen failing with a `docker` that nothing ends: it was left behind.
+#[test]
+fn a_monitor_killed_while_it_looks_for_docker_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    let stubs = Stubs::new(&sandbox);
+    stubs.without("abra");
+    let hung = sandbox.path("hung");
+    stubs.says("service-ls", &format!(": >'{}'; exec sleep 100\n", hung.display()));
+    let path = format!("{}:/usr/bin:/bin", sandbox.path("bin").display());
+    let mut guard = stubs.run().env("PATH", path).harness(["touch", "started"]).spawn();
+    eventually(SOON, "docker's call", || if hung.exists() { Ok(()) } else { Err("not yet") });
+    guard.signal(Signal::SIGKILL);
+    guard.expect_code(137);
+    sandbox.expect_over(Duration::from_secs(2));
+    assert!(!sandbox.path("work/started").exists());
+}
+
 /// Fails with a missing directory taken for an empty one.
 #[test]
 fn abra_without_a_directory_of_the_host_is_refused() {
