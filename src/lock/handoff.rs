@@ -17,8 +17,8 @@ use crate::app::AppName;
 use crate::lock::path::LockDirectory;
 use crate::lock::{AppLock, Candidate, Hold};
 use crate::settings::{HandedLock, lock_variable};
-use crate::sys::fd;
 use crate::sys::procfs::{self, FileId};
+use crate::sys::{fd, file_lock};
 
 /// Locks as they are handed to a child: a duplicate of each description, and the variables that tell of it.
 ///
@@ -123,5 +123,5 @@ fn shared_description(number: i32, id: FileId) -> Option<File> {
     let file = File::from(fd::duplicate_above(&inherited, fd::HANDED_OVER).ok()?);
     // The right file through another description is no proof: then this fails, since the real one is locked.
     // Without a holder it would take the lock; that is an abandoned run's, and ours is the one that lives.
-    file.try_lock().ok().map(|()| file)
+    file_lock::try_flock(&file).ok().map(|()| file)
 }

@@ -28,8 +28,8 @@ use crate::error::Error;
 use crate::lock::holder::HolderLine;
 use crate::lock::path::LockDirectory;
 use crate::settings;
-use crate::sys::fd;
 use crate::sys::procfs::{self, FileId, LockTable};
+use crate::sys::{fd, file_lock};
 
 /// A held lock.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ pub enum StillOurs {
 pub fn try_acquire(directory: &LockDirectory, app: &AppName) -> Result<Attempt, Error> {
     loop {
         let Some(candidate) = directory.open(app, true)? else { continue };
-        match candidate.file.try_lock() {
+        match file_lock::try_flock(&candidate.file) {
             Ok(()) => {
                 if let Some(lock) = candidate.into_lock(directory) {
                     return Ok(Attempt::Acquired(lock));
@@ -112,7 +112,7 @@ pub fn try_acquire(directory: &LockDirectory, app: &AppName) -> Result<Attempt, 
 pub fn try_acquire_existing(directory: &LockDirectory, app: &AppName) -> Result<Option<Attempt>, Error> {
     loop {
         let Some(candidate) = directory.open(app, false)? else { return Ok(None) };
-        match candidate.file.try_lock() {
+        match file_lock::try_flock(&candidate.file) {
             Ok(()) => {
                 if let Some(lock) = candidate.into_lock(directory) {
                     return Ok(Some(Attempt::Acquired(lock)));
@@ -251,8 +251,11 @@ impl AppLock {
     pub fn still_ours(&mut self, directory: &LockDirectory) -> StillOurs {
         let Some(file) = self.file() else { return StillOurs::Yes };
         let mut verdict = StillOurs::Yes;
-        if procfs::shows_flock("self", file.as_raw_fd()) != Some(true) {
-            match file.try_lock() {
+        let shown = procfs::shows_flock("self", file.as_raw_fd());
+        if shown != Some(true) {
+            match file_lock::try_flock(file) {
+                // Without /proc nobody can tell whether this took it or found it taken by us.
+                Ok(()) if shown.is_none() => {}
                 Ok(()) => verdict = StillOurs::Again("somebody had unlocked it"),
                 Err(_) => return StillOurs::No("somebody unlocked it and another run has taken it"),
             }

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use crate::error::Error;
 use crate::lock::path::LockDirectory;
 use crate::lock::{AppLock, Candidate, cannot_lock};
-use crate::sys::fd;
+use crate::sys::{fd, file_lock};
 
 /// Enough for one system call.
 const STACK: usize = 64 * 1024;
@@ -37,7 +37,7 @@ impl Waiting {
         let (granted, thread_end) = fd::pipe()?;
         let file = candidate.file.try_clone()?;
         let thread = std::thread::Builder::new().name("lock-wait".to_owned()).stack_size(STACK).spawn(move || {
-            let result = file.lock();
+            let result = file_lock::wait_for_flock(|| file.lock());
             drop(thread_end);
             result
         })?;

@@ -15,6 +15,7 @@ use crate::run_state::place::{OWN, Place, Roots};
 use crate::run_state::{OWNER, OWNER_OF_NEW_MODE};
 use crate::settings::STATE_KINDS;
 use crate::sys::directory::Directory;
+use crate::sys::file_lock;
 use crate::sys::process::Pid;
 
 /// The end of the name of a file that says: `state init` made those of this process; only its user removes them.
@@ -165,7 +166,7 @@ impl Shelf {
             }
             let file = self.directory.file(whole, OFlag::O_RDONLY, 0).ok()?;
             // Locked, or another under this name by now: a run lives, or has just begun or ended.
-            if file.try_lock_shared().is_err() || !self.directory.is_named(&file, whole) {
+            if file_lock::try_flock_shared(&file).is_err() || !self.directory.is_named(&file, whole) {
                 return None;
             }
             look.made_run_directory |= self.made_run_directory(whole);

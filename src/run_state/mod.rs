@@ -35,8 +35,8 @@ use crate::error::Error;
 use crate::lock;
 use crate::run_state::place::{Failure, Home, Place};
 use crate::settings::{AbraDirChoice, RunName, RunSettings, STATE_KINDS, test_text};
-use crate::sys::fd;
 use crate::sys::process::Pid;
+use crate::sys::{fd, file_lock};
 
 /// The owner file of the run that has the id; `owner-<pid>` is that of one that shares it.
 const OWNER: &str = "owner";
@@ -304,10 +304,12 @@ fn claim_one(place: &Place, id: &RunId, owner_name: &str) -> Result<Claim, Failu
                 (path.clone(), error)
             })?,
         };
-        match file.try_lock() {
+        match file_lock::try_flock(&file) {
             Ok(()) => {}
             // Runs lock it exclusively; who only looks shares it.
-            Err(TryLockError::WouldBlock) if file.try_lock_shared().is_ok() => return Ok(Claim::BeingRemoved),
+            Err(TryLockError::WouldBlock) if file_lock::try_flock_shared(&file).is_ok() => {
+                return Ok(Claim::BeingRemoved);
+            }
             Err(TryLockError::WouldBlock) => return Ok(Claim::Live),
             Err(TryLockError::Error(error)) => return Err((path, error)),
         }

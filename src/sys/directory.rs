@@ -17,7 +17,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
-use super::procfs;
+use super::{file_lock, procfs};
 
 /// A directory.
 #[derive(Debug)]
@@ -112,12 +112,13 @@ impl Directory {
 
     /// Locks the directory itself (flock(2)), shared with others, for as long as it is open here.
     pub fn lock_shared(&self) -> io::Result<()> {
-        File::from(self.fd.try_clone()?).lock_shared()
+        let directory = File::from(self.fd.try_clone()?);
+        file_lock::wait_for_flock(|| directory.lock_shared())
     }
 
     /// Locks the directory itself for us alone, if nobody has locked it.
     pub fn try_lock(&self) -> io::Result<bool> {
-        match File::from(self.fd.try_clone()?).try_lock() {
+        match file_lock::try_flock(&File::from(self.fd.try_clone()?)) {
             Ok(()) => Ok(true),
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(error)) => Err(error),

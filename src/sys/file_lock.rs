@@ -1,13 +1,53 @@
-//! Locks of open file descriptions that can be asked for without being taken (fcntl(2), F_OFD_SETLK and F_OFD_GETLK).
+//! Locks of open file descriptions: flock(2), and those that can be asked for without being taken (fcntl(2), F_OFD_SETLK
+//! and F_OFD_GETLK).
 //!
-//! As with flock(2), forked processes share them and the last close frees them. Unlike with flock(2), a look leaves
-//! nothing behind that somebody else could take for a lock.
+//! Forked processes share both, and the last close frees them. With the second kind a look leaves nothing behind that
+//! somebody else could take for a lock. A call that was interrupted (EINTR) is made again: std's own are not.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+
+/// Takes the flock(2) of a file, alone, if that needs no waiting.
+///
+/// # Errors
+/// Somebody has it; or ENOLCK.
+pub fn try_flock(file: &File) -> Result<(), TryLockError> {
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+/// The same, shared with others that share it.
+///
+/// # Errors
+/// See [`try_flock`].
+pub fn try_flock_shared(file: &File) -> Result<(), TryLockError> {
+    loop {
+        match file.try_lock_shared() {
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+/// Waits in the kernel's queue until `lock`, of std's, has the flock(2).
+///
+/// # Errors
+/// ENOLCK.
+pub fn wait_for_flock(lock: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match lock() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
 
 /// What kind of lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

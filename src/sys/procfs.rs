@@ -133,6 +133,11 @@ fn look_through_all(root: Pid, except: &HashSet<Pid>) -> Vec<Process> {
     found
 }
 
+/// Is there a `/proc` at all? Tells so without opening anything.
+pub fn is_mounted() -> bool {
+    fs::metadata("/proc/self").is_ok()
+}
+
 /// The children of this process, which must have one thread.
 pub fn own_children() -> Vec<Pid> {
     let own = nix::unistd::getpid();

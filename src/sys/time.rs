@@ -35,9 +35,14 @@ pub struct Alarm {
 
 impl Alarm {
     /// A clock that isn't set.
+    ///
+    /// # Errors
+    /// What timerfd_create(2) gives, and timerfd_settime(2): where that is filtered, a deadline would never come.
     pub fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-        Ok(Alarm { timer: TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?, set_to: None })
+        let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?;
+        timer.unset()?;
+        Ok(Alarm { timer, set_to: None })
     }
 
     /// Sets it to this moment, or off. Costs nothing when it is set so already.
@@ -46,7 +51,7 @@ impl Alarm {
             return;
         }
         self.set_to = moment;
-        // Setting and unsetting an own, valid timer can't fail.
+        // It was unset once: an own, valid timer can be set.
         let _ = match moment {
             // A moment of zero would switch the timer off.
             Some(at) => self.timer.set(

@@ -30,6 +30,7 @@ mod exec_in_place;
 mod exit_status;
 mod fault_matrix;
 mod help;
+mod injected_errors;
 mod interface;
 mod janitor_against_guards;
 mod janitor_gc;

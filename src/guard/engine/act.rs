@@ -17,7 +17,7 @@ use crate::guard::protocol::Message;
 use crate::guard::teardown;
 use crate::settings::{Session, StopScope, Survivors};
 use crate::sys::process::{self, Pid};
-use crate::sys::{signal, time};
+use crate::sys::{procfs, signal, time};
 use crate::tree;
 
 /// More processes that can't be killed are not named.
@@ -188,11 +188,12 @@ impl Engine {
 
     fn give_up_on_survivors(&mut self) {
         let left = self.tree.descendants();
-        if left.is_empty() && self.hand_over() {
-            // Somebody is there (wait(2) says so), and /proc can't be read for want of a descriptor.
+        // Somebody is there (wait(2) says so), and /proc can't be read for want of a descriptor: the monitor may have one.
+        if left.is_empty() && procfs::is_mounted() && self.hand_over() {
             return;
         }
-        tracing::error!(event = "unkillable", "could not kill: {}", tree::names(&left));
+        let names = if left.is_empty() { "children that /proc does not show".to_owned() } else { tree::names(&left) };
+        tracing::error!(event = "unkillable", "could not kill: {names}");
         // The report and a message name so many, at most.
         let named = left.iter().take(NAMED_MAX);
         self.facts.unkillable = named.map(|process| format!("{} ({})", process.pid, process.name)).collect();
