@@ -1,6 +1,7 @@
 //! A Python harness that takes the lock over as docs/harness.md says, and what it may leave behind.
 
 use crate::lock_holder::Holder;
+use crate::support::stubs::ZONE;
 use crate::support::{APP, Guard, SOON, Sandbox, alive, eventually, held, lock_is_free, python, within};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -153,6 +154,40 @@ fn the_lock_is_free_when_both_guards_and_the_harness_are_gone() {
         assert_eq!(fs::read_to_string(&log).unwrap().lines().count(), 2, "the `finally:` ran to its end");
         assert!(!sandbox.left().is_empty(), "the daemon lives, without the lock");
     }
+}
+
+/// Of a run with no guard left, nobody tears down but the janitor: not before its harness has ended, and then at once.
+///
+/// Seen failing with a harness that unlocks the descriptor it was given (`--unlock`): reaped while it lived.
+#[test]
+fn a_run_without_guards_is_the_janitor_s_once_its_harness_has_ended() {
+    let sandbox = Sandbox::new();
+    let (teardown, token) = (sandbox.teardown(), sandbox.path("finally.log"));
+    let options = ["--wait", "--finally-takes", "1", "--finally-log", token.to_str().unwrap()];
+    let guard = adapted(run(&sandbox), &options).spawn();
+    guard.ready();
+    let (supervisor, harness) = (guard.supervisor(), guard.harness());
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for pid in [guard.pid(), supervisor] {
+            kill(pid, signal).unwrap();
+        }
+    }
+    let round = || {
+        let janitor = sandbox.plain().args(["janitor", "--zone", ZONE, "--list-cmd"]);
+        // Listed as long as nobody has torn it down.
+        let list = format!("grep -qs '^end ' '{}' || echo {APP}", teardown.log().display());
+        let out = janitor.arg(list).teardown(teardown.command()).output();
+        assert_eq!(out.code(), 0, "{}", out.stderr);
+        out.text()
+    };
+    eventually(SOON, "the `finally:`", || if token.exists() { Ok(()) } else { Err("not begun") });
+    let report = round();
+    assert!(report.starts_with(&format!("{APP}  live")), "the harness tears down: {report}");
+    eventually(SOON, "the harness's end", || if alive(harness) { Err("alive") } else { Ok(()) });
+    let report = round();
+    assert!(report.starts_with(&format!("{APP}  reaped")), "{report}");
+    teardown.expect_one();
+    assert!(!sandbox.lock_path(APP).exists(), "its lock file goes with it");
 }
 
 /// In place: nobody is left to sweep, and still the daemon has no part of the lock.
