@@ -235,3 +235,30 @@ fn the_page_shows_the_harness_that_is_tested() {
         "docs/harness.md does not show the lines of tests/fixture/harness.py"
     );
 }
+
+/// Fails with a test that the page names renamed, and with a new file that it does not name.
+#[test]
+fn the_page_of_the_tests_names_them_as_they_are() {
+    let text = page("docs/testing.md");
+    let quoted: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
+    let mut named = 0;
+    for (place, name) in quoted.iter().filter_map(|quoted| quoted.split_once("::")) {
+        if place.starts_with(char::is_uppercase) {
+            continue; // `Stage::pid` is a type's.
+        }
+        let suite = if place.starts_with("swarm/") || place.starts_with("switched/") { "tests" } else { "tests/it" };
+        let source = page(&format!("{suite}/{place}.rs"));
+        named += 1;
+        let test = source.split("#[test]").skip(1).any(|rest| {
+            let next = rest.lines().find(|line| line.trim_start().starts_with("fn "));
+            next.is_some_and(|line| line.trim_start().starts_with(&format!("fn {name}(")))
+        });
+        assert!(test, "docs/testing.md names {place}::{name}, which is no test");
+    }
+    assert!(named > 100, "{named} tests are named");
+    for entry in fs::read_dir(root().join("tests/it")).unwrap() {
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        let Some(stem) = file.strip_suffix(".rs").filter(|stem| *stem != "main") else { continue };
+        assert!(quoted.contains(&stem), "docs/testing.md does not tell what {file} is about");
+    }
+}
