@@ -11,7 +11,7 @@ const CHILD_IGNORED: [&str; 5] = [FIXTURE, "exec-with", "--ignore", "CHLD", "--"
 /// All blocked, or SIGCHLD ignored: exit 7 stays 7 (util-linux#4014; tini, catatonit, bwrap, flock and timeout
 /// hang there).
 ///
-/// Fails when the guard waits with the inherited mask, or leaves SIGCHLD ignored: the status is then lost.
+/// Seen failing with SIGCHLD left as it came and not handled: the status is then lost.
 #[test]
 fn an_exit_status_survives_blocked_and_ignored_signals() {
     for under in [&BLOCKED[..], &CHILD_IGNORED[..]] {
