@@ -237,12 +237,7 @@ fn watching(policy: &Policy, state: &mut State, now: Duration, event: Event, act
         Event::Told(message) => told(state, message, actions),
         // Adopted already: the supervisor is dead, and will be seen to be.
         Event::HarnessEnded(how) => state.harness = Some(how),
-        Event::WorkerEnded(end) => {
-            state.worker_runs = false;
-            if let WorkerEnd::Finished(outcome) = end {
-                state.teardown = Some(outcome);
-            }
-        }
+        Event::WorkerEnded(end) => note_worker_end(state, end),
         Event::PeerGone => take_over(policy, state, now, actions),
         _ => {}
     }
@@ -516,6 +511,12 @@ fn worker_ended(state: &mut State, end: WorkerEnd, actions: &mut Vec<Action>) {
     if !state.worker_runs {
         return;
     }
+    note_worker_end(state, end);
+    actions.push(Action::Tell(Message::WorkerEnded(state.teardown.clone())));
+    sweep(state, Phase::SweepingWorker, actions);
+}
+
+fn note_worker_end(state: &mut State, end: WorkerEnd) {
     state.worker_runs = false;
     match end {
         WorkerEnd::Finished(outcome) => state.teardown = Some(outcome),
@@ -523,8 +524,6 @@ fn worker_ended(state: &mut State, end: WorkerEnd, actions: &mut Vec<Action>) {
         WorkerEnd::Died if state.workers < WORKER_RUNS => {}
         WorkerEnd::Died => state.teardown = Some(Outcome::failed()),
     }
-    actions.push(Action::Tell(Message::WorkerEnded(state.teardown.clone())));
-    sweep(state, Phase::SweepingWorker, actions);
 }
 
 fn after_worker(policy: &Policy, state: &mut State, actions: &mut Vec<Action>) {

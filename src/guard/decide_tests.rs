@@ -306,6 +306,17 @@ fn a_takeover_goes_on_where_the_supervisor_was() {
     assert_eq!(actions, [Action::Exit(142)]);
 }
 
+/// A traced supervisor is seen to be dead after its children are (ptrace(2)).
+/// Seen failing with the death of the second worker forgotten there: a third one was started.
+#[test]
+fn a_second_death_that_a_watching_monitor_sees_is_the_last() {
+    let told = State { phase: Phase::Watching, worker_runs: true, workers: 2, ..states()[4].clone() };
+    let events = [(0, Event::WorkerEnded(WorkerEnd::Died)), (1, Event::PeerGone), (2, Event::TreeEmpty)];
+    let (state, actions) = feed(&policy(), told, &events);
+    assert_eq!(state.phase, Phase::Finished);
+    assert!(!actions.contains(&Action::StartWorker), "{actions:?}");
+}
+
 #[test]
 fn a_silent_supervisor_is_replaced() {
     let (state, actions) =
