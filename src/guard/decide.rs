@@ -576,3 +576,11 @@ fn time_up(policy: &Policy, state: &mut State, timer: Timer, actions: &mut Vec<A
 #[cfg(test)]
 #[path = "decide_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "decide_world.rs"]
+mod world;
+
+#[cfg(test)]
+#[path = "decide_properties.rs"]
+mod properties;

@@ -4,7 +4,7 @@ use super::*;
 use crate::guard::protocol::Message;
 use crate::sys::process::Pid;
 
-const NOW: Duration = Duration::from_secs(1000);
+pub const NOW: Duration = Duration::from_secs(1000);
 const KILL: i32 = 9;
 
 fn policy() -> Policy {
@@ -18,7 +18,7 @@ fn policy() -> Policy {
     }
 }
 
-fn policies() -> Vec<Policy> {
+pub fn policies() -> Vec<Policy> {
     let mut all = Vec::new();
     for survivors in [Survivors::Kill, Survivors::Leave] {
         for teardown in [true, false] {
@@ -76,7 +76,7 @@ fn states() -> Vec<State> {
     all
 }
 
-fn events() -> Vec<Event> {
+pub fn events() -> Vec<Event> {
     let mut all = vec![
         Event::StopRequested { signal: 15, origin: Origin::Process },
         Event::StopRequested { signal: 2, origin: Origin::Terminal },
