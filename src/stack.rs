@@ -43,7 +43,9 @@ pub enum Owner {
 /// The app that a stack belongs to. `known`: the domains of `.env` files and lock files.
 pub fn owner(stack: &str, known: &[AppName]) -> Owner {
     if stack.len() < CUT_AT {
-        return AppName::parse(&stack.replace('_', ".")).map_or(Owner::Nobody, Owner::App);
+        let app = AppName::parse(&stack.replace('_', "."));
+        // One with dots of its own is not the stack that this app has, and would not be torn down with it.
+        return app.ok().filter(|app| app.stack() == stack).map_or(Owner::Nobody, Owner::App);
     }
     let claims: Vec<AppName> =
         known.iter().filter(|app| names(app).iter().any(|name| name == stack)).cloned().collect();
@@ -67,6 +69,13 @@ mod tests {
         assert_eq!(owner("a1-0a1b2c_ci_example_net", &[]), Owner::App(app("a1-0a1b2c.ci.example.net")));
         assert_eq!(owner("_x", &[]), Owner::Nobody);
         assert_eq!(owner("Traefik", &[]), Owner::Nobody);
+    }
+
+    /// Found by the fuzz target `lists`: such a stack was taken for that of an app which has another one.
+    #[test]
+    fn a_stack_with_dots_is_no_app_s() {
+        assert_eq!(owner("a1-0a1b2c.ci.example.net", &[]), Owner::Nobody);
+        assert_eq!(owner("a1-0a1b2c_ci.example_net", &[]), Owner::Nobody);
     }
 
     #[test]

@@ -23,5 +23,6 @@ mod verify;
 
 pub use build::{AbraDir, InTheWay, Plan};
 pub use commands::run;
+pub use fetch::{Recipe, parse_ref};
 pub use gc::{Swept, sweep};
 pub use place::make_runs_dir;

@@ -190,8 +190,8 @@ fn names(runner: &mut Runner<'_>, command: &Command) -> Result<Vec<String>, List
     let ran = runner.run(command, None, Output::Capture, time::now() + LIST_WITHIN, |_| (), |_| ());
     let failed = |why: String| Err(ListEnd::Failed(why));
     match ran.end {
-        End::Ended(Ended::Code(0)) => match auto::text(ran.output, "--list-cmd") {
-            Ok(text) => Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()),
+        End::Ended(Ended::Code(0)) => match auto::names(ran.output, "--list-cmd") {
+            Ok(names) => Ok(names),
             Err(_) => failed("the output of --list-cmd is not text".to_owned()),
         },
         End::Ended(how) => {

@@ -77,7 +77,12 @@ impl HolderLine {
 pub fn read_line(file: &File) -> Option<HolderLine> {
     let mut buffer = [0; 4096];
     let length = file.read_at(&mut buffer, 0).unwrap_or(0);
-    serde_json::from_slice(buffer[..length].split(|&byte| byte == b'\n').next().unwrap_or_default()).ok()
+    parse_line(&buffer[..length])
+}
+
+/// The first line of a lock file's content, if it is one of ours.
+pub fn parse_line(content: &[u8]) -> Option<HolderLine> {
+    serde_json::from_slice(content.split(|&byte| byte == b'\n').next().unwrap_or_default()).ok()
 }
 
 /// What can be told of a holder.

@@ -447,6 +447,14 @@ impl Docker for Session<'_, '_> {
     }
 }
 
+/// A list of names, one a line.
+///
+/// # Errors
+/// See [`text`].
+pub fn names(output: Vec<u8>, what: &str) -> Result<Vec<String>, Failure> {
+    Ok(text(output, what)?.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
 /// A list as text: what is no UTF-8, or has a NUL in it, is no list.
 pub fn text(output: Vec<u8>, what: &str) -> Result<String, Failure> {
     match String::from_utf8(output) {

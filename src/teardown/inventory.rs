@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,14 +22,17 @@ pub fn env_files(canonical: &Path) -> io::Result<Vec<(String, PathBuf)>> {
             continue;
         }
         for entry in fs::read_dir(&server)? {
-            let path = entry?.path();
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            if let Some(stem) = name.strip_suffix(".env").filter(|stem| !stem.is_empty()) {
-                found.push((stem.to_owned(), path));
-            }
+            let entry = entry?;
+            found.extend(app_of(&entry.file_name()).map(|stem| (stem, entry.path())));
         }
     }
     Ok(found)
+}
+
+/// What the name of an `.env` file says; it may be no domain.
+pub fn app_of(file_name: &OsStr) -> Option<String> {
+    let name = file_name.to_string_lossy();
+    name.strip_suffix(".env").filter(|stem| !stem.is_empty()).map(str::to_owned)
 }
 
 /// The names that lock files stand for, whether they are domains or not.

@@ -132,7 +132,12 @@ pub fn list(docker: &mut dyn Docker, kind: Kind, stack: &str) -> Result<Vec<Obje
     let text = docker.run(&args)?;
     let object = |line: &str| {
         let (id, name) = line.split_once('\t')?;
-        (!id.is_empty() && !name.is_empty()).then(|| Object { kind, id: id.to_owned(), name: name.to_owned() })
+        // An id becomes a word of `docker … rm`.
+        (!id.is_empty() && !id.starts_with('-') && !name.is_empty()).then(|| Object {
+            kind,
+            id: id.to_owned(),
+            name: name.to_owned(),
+        })
     };
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     lines.map(|line| object(line).ok_or_else(|| unexpected(kind.word(), line))).collect()
@@ -290,4 +295,31 @@ fn wait_for_containers(docker: &mut dyn Docker, stack: &str) -> Result<(), Failu
 /// `docker stack ps` exits 1 when there is none.
 fn has_tasks(docker: &mut dyn Docker, stack: &str) -> bool {
     docker.run(&["stack", "ps", "--quiet", stack]).is_ok_and(|text| !text.trim().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Says(&'static str);
+
+    impl Docker for Says {
+        fn run(&mut self, _: &[&str]) -> Result<String, Failure> {
+            Ok(self.0.to_owned())
+        }
+        fn may_go_on(&mut self) -> Result<(), Failure> {
+            Ok(())
+        }
+        fn refused(&mut self, _: &str) {}
+        fn pause(&mut self, _: Duration) {}
+    }
+
+    /// The option among them was found by the fuzz target `docker`: `docker network rm --all`.
+    #[test]
+    fn a_list_in_another_form_is_none() {
+        assert_eq!(list(&mut Says("n1\tweb\n\n"), Kind::Network, "s").map(|found| found.len()), Ok(1));
+        for bad in ["n1", "n1\t", "\tweb", "--all\tweb", "n1\tweb\nx"] {
+            assert!(matches!(list(&mut Says(bad), Kind::Network, "s"), Err(Failure::NoList(_))), "{bad:?}");
+        }
+    }
 }
