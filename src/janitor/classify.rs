@@ -126,7 +126,7 @@ pub struct Held {
 
 /// A held lock is a live run, and never stolen; one that is held for too long is worth a look.
 pub fn held(held: Held, leaked_after: Duration) -> Verdict {
-    let limit = held.deadline.map_or(leaked_after, |deadline| deadline * 2);
+    let limit = held.deadline.map_or(leaked_after, |deadline| deadline.saturating_mul(2));
     match held.held_for {
         Some(time) if time > limit && !held.by_janitor => Verdict::PossibleLeak,
         _ => Verdict::Live,
@@ -150,6 +150,8 @@ mod tests {
         assert_eq!(row(Some(HOUR), Some(HOUR / 4), false), Verdict::PossibleLeak);
         assert_eq!(row(Some(9 * HOUR), None, true), Verdict::Live);
         assert_eq!(row(None, None, false), Verdict::Live);
+        // Anybody may have written the line: twice of this is no duration any more.
+        assert_eq!(row(Some(9 * HOUR), Some(Duration::from_secs(u64::MAX)), false), Verdict::Live);
     }
 
     #[test]
