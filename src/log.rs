@@ -4,6 +4,7 @@
 //! `tracing`'s macros; this subscriber exists because `tracing-subscriber`'s writers block and panic-print,
 //! and its registry costs more at start than a run that says nothing should pay.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -136,11 +137,34 @@ pub fn stdout_failed() -> bool {
     STDOUT_FAILED.load(Ordering::Relaxed)
 }
 
-/// One JSON object and a line end, as data on stdout has it.
+/// One JSON object and a line end, as data on stdout has it. People read it on terminals too: see [`visible`].
 pub fn json_line(data: &impl Serialize) -> String {
-    let mut text = serde_json::to_string(data).unwrap_or_default();
-    text.push('\n');
-    text
+    let text = serde_json::to_string(data).unwrap_or_default();
+    let mut line = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        // In JSON such a character is in a string, and below U+0020 it is escaped already.
+        if is_hidden(c) {
+            let _ = write!(line, "\\u{:04x}", u32::from(c));
+        } else {
+            line.push(c);
+        }
+    }
+    line.push('\n');
+    line
+}
+
+/// A foreign text as one harmless line: what would move the cursor, hide, or turn round what stands beside it is escaped.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    text.chars().flat_map(|c| if is_hidden(c) { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// Control characters, and Unicode's own: line ends, marks of direction, and characters without a width.
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// For serde: a path as text, whatever bytes it has. JSON has no others, and a path that is not UTF-8 is no reason for none.
@@ -282,19 +306,17 @@ impl Line {
             line.push_str(word);
         }
         // One event, one line, whatever a process called itself or a teardown printed.
-        for c in self.message.chars() {
-            if c.is_control() && c != '\t' {
-                line.extend(c.escape_debug());
-            } else {
-                line.push(c);
-            }
+        for part in self.message.split_inclusive('\t') {
+            let text = part.trim_end_matches('\t');
+            line.push_str(&visible(text));
+            line.push_str(&part[text.len()..]);
         }
         line.push('\n');
         line
     }
 
     fn as_json(&self, level: Level, run_id: Option<&str>) -> String {
-        let mut line = serde_json::json!({
+        json_line(&serde_json::json!({
             "ts": timestamp(),
             "level": level.as_str().to_ascii_lowercase(),
             "event": self.event,
@@ -302,10 +324,7 @@ impl Line {
             "app": self.app.clone().or_else(|| APP.lock().ok()?.as_ref().map(|(app, _)| app.clone())),
             "pid": self.pid,
             "run_id": run_id,
-        })
-        .to_string();
-        line.push('\n');
-        line
+        }))
     }
 }
 

@@ -63,12 +63,7 @@ fn variable(name: &str) -> Option<OsString> {
 
 /// A value as it is shown in a message: quoted, control characters escaped.
 pub fn quoted(text: &OsStr) -> String {
-    let text: String = text
-        .to_string_lossy()
-        .chars()
-        .flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] })
-        .collect();
-    format!("'{text}'")
+    format!("'{}'", log::visible(&text.to_string_lossy()))
 }
 
 /// Settles the options of the log.

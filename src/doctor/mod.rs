@@ -128,13 +128,9 @@ impl Report {
                 .map(|next| format!("\n{:width$}  next: {next}", "", width = width + 9))
                 .unwrap_or_default();
             // What a program answered is one line of text, whatever it printed.
-            let detail: String = check.detail.lines().next().unwrap_or_default().chars().flat_map(shown).collect();
+            let detail = log::visible(check.detail.lines().next().unwrap_or_default());
             format!("{word}  {:width$}  {detail}{next}\n", check.name)
         };
         self.checks.iter().map(line).collect()
     }
-}
-
-fn shown(c: char) -> Vec<char> {
-    if c.is_control() { c.escape_default().collect() } else { vec![c] }
 }

@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
@@ -109,7 +108,8 @@ impl Report {
     pub fn as_text(&self) -> String {
         let mut text = String::new();
         for entry in &self.apps {
-            let _ = writeln!(text, "{}  {}  {}", shown(&entry.app), entry.verdict.text(), shown(&entry.why));
+            let _ =
+                writeln!(text, "{}  {}  {}", log::visible(&entry.app), entry.verdict.text(), log::visible(&entry.why));
         }
         let counts =
             Verdict::ALL.iter().map(|verdict| (verdict, self.count(&[*verdict]))).filter(|(_, count)| *count > 0);
@@ -124,15 +124,6 @@ impl Report {
     pub fn as_json(&self) -> String {
         log::json_line(self)
     }
-}
-
-/// A name or reason that anybody may have made, on one line of a terminal.
-fn shown(text: &str) -> Cow<'_, str> {
-    // Nearly always, and faster than a look at each character.
-    if text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
-        return Cow::Borrowed(text);
-    }
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// Writes the metrics whole, for the node_exporter's textfile collector.

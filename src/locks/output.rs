@@ -141,9 +141,7 @@ fn row(lock: &Lock) -> [String; HEAD.len()] {
         recorded.map_or_else(dash, |line| line.command.clone()),
     ];
     // What somebody wrote into a lock file is one cell of one line, whatever it is.
-    cells.map(|cell| {
-        cell.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
-    })
+    cells.map(|cell| log::visible(&cell).into_owned())
 }
 
 fn host_and_pid(line: Option<&HolderLine>) -> String {

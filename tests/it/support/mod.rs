@@ -7,6 +7,7 @@ mod apps;
 mod canonical;
 mod fingerprint;
 mod guard;
+mod hidden;
 mod limit;
 mod lock;
 mod nobody;
@@ -28,6 +29,7 @@ pub use canonical::{
 };
 pub use fingerprint::{Fingerprint, fingerprint, shared_files};
 pub use guard::{Guard, Output};
+pub use hidden::expect_visible;
 pub use limit::limit;
 pub use lock::{FileLock, held, lock_is_free};
 pub use nobody::for_nobody;
