@@ -40,7 +40,7 @@ impl Program {
         } else if name.as_bytes().contains(&b'/') {
             PathBuf::from(name)
         } else {
-            search(name, search_path.unwrap_or(OsStr::new(DEFAULT_PATH))).ok_or_else(|| Error::NotFound {
+            search(name, search_path, Elements::All).ok_or_else(|| Error::NotFound {
                 command: shown.clone(),
                 problem: "no such command in PATH".to_owned(),
             })?
@@ -72,21 +72,34 @@ impl Program {
     }
 }
 
-/// Finds a program of our own by its name or path; `None` when there is none that can be run.
+/// Finds a program of our own by its name or path; `None` when there is none that can be run. Where `PATH` leads to the
+/// working directory it is not looked for: a checkout must not bring its own `git` or `docker`.
 pub fn look_up(name: &OsStr, search_path: Option<&OsStr>) -> Option<PathBuf> {
     let path = if name.as_bytes().contains(&b'/') {
         std::path::absolute(name).ok()?
     } else {
-        std::path::absolute(search(name, search_path.unwrap_or(OsStr::new(DEFAULT_PATH)))?).ok()?
+        search(name, search_path, Elements::Absolute)?
     };
     check(&path).is_ok().then_some(path)
 }
 
-fn search(name: &OsStr, path: &OsStr) -> Option<PathBuf> {
-    let candidates = path.as_bytes().split(|&byte| byte == b':').map(|directory| {
+/// The elements of `PATH` that count.
+#[derive(Clone, Copy, PartialEq)]
+enum Elements {
+    /// As for execvp(3): an empty one is the working directory.
+    All,
+    /// Those that lead to the same place from everywhere.
+    Absolute,
+}
+
+fn search(name: &OsStr, path: Option<&OsStr>, elements: Elements) -> Option<PathBuf> {
+    let path = path.unwrap_or(OsStr::new(DEFAULT_PATH));
+    let directories = path.as_bytes().split(|&byte| byte == b':').map(|directory| {
         let directory = if directory.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(directory) };
-        Path::new(directory).join(name)
+        Path::new(directory)
     });
+    let directories = directories.filter(|directory| elements == Elements::All || directory.is_absolute());
+    let candidates = directories.map(|directory| directory.join(name));
     let mut unusable = None;
     for candidate in candidates {
         match check(&candidate) {
