@@ -57,6 +57,11 @@ fn a_held_lock_names_everybody_in_it() {
         waiter.expect_stderr("waiting for app lock");
     }
     let waiting: BTreeSet<i32> = waiters.iter().map(|waiter| waiter.pid().as_raw()).collect();
+    // What it says comes before the call that waits, in a thread of its own.
+    eventually(SOON, "both in the kernel's queue", || {
+        let seen = pids(&entry(&sandbox, APP)["waiters"]);
+        if seen == waiting { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
     for app in [APP, OTHER] {
         let seen = entry(&sandbox, app);
         assert_eq!(seen["state"], "held", "{seen}");
