@@ -45,7 +45,7 @@ impl HolderLine {
     /// A line for a run of `command`, without a deadline.
     pub fn new(pid: Pid, run_id: &str, command: &[std::ffi::OsString]) -> Self {
         let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
-        let command = words.join(" ").chars().take(COMMAND_MAX).collect();
+        let command = without_secrets(&words.join(" ")).chars().take(COMMAND_MAX).collect();
         HolderLine {
             pid: pid.as_raw(),
             run_id: run_id.to_owned(),
@@ -71,6 +71,56 @@ impl HolderLine {
         line.push('\n');
         line
     }
+}
+
+/// Parts of the names of options and variables whose values are nobody's business.
+const SECRET: [&str; 10] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "credential",
+    "api-key",
+    "api_key",
+    "apikey",
+    "private-key",
+];
+
+/// A command line with `***` for what its own words call a secret: `TOKEN=…`, `--password …`, `scheme://user:…@host`.
+///
+/// Other builds show it in their logs while they wait. It can't know every secret: docs/security.md says where one is
+/// safe.
+fn without_secrets(command: &str) -> String {
+    let is_secret = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        SECRET.iter().any(|part| name.contains(part))
+    };
+    let mut value_follows = false;
+    let words = command.split(' ').map(|word| {
+        if std::mem::take(&mut value_follows) {
+            return "***".to_owned();
+        }
+        match word.split_once('=') {
+            Some((name, _)) if is_secret(name) => format!("{name}=***"),
+            _ => {
+                value_follows = word.starts_with('-') && !word.contains('=') && is_secret(word);
+                without_password(word)
+            }
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// A URL without the password in it.
+fn without_password(word: &str) -> String {
+    let masked = word.split_once("://").and_then(|(scheme, rest)| {
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (user, host) = rest[..end].rsplit_once('@')?;
+        let (user, _) = user.split_once(':')?;
+        Some(format!("{scheme}://{user}:***@{host}{}", &rest[end..]))
+    });
+    masked.unwrap_or_else(|| word.to_owned())
 }
 
 /// The line in an open lock file, whoever wrote it.
@@ -134,6 +184,27 @@ impl fmt::Display for Holder {
             (Some(line), _) => write!(f, ": {}", line.command),
             (None, Some(process)) => write!(f, ": {}", process.name),
             (None, None) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen failing with the value of an option that follows it left as it is.
+    #[test]
+    fn what_calls_itself_a_secret_is_not_shown() {
+        for (command, shown) in [
+            ("harness run immich --retries=3", "harness run immich --retries=3"),
+            ("harness --password=a=b run", "harness --password=*** run"),
+            ("harness --registry-token abc run", "harness --registry-token *** run"),
+            ("sh -c export A=1 DB_PASSWORD='x' && run", "sh -c export A=1 DB_PASSWORD=*** && run"),
+            ("git clone https://me:abc@host/x@y", "git clone https://me:***@host/x@y"),
+            ("curl https://me@host/ ssh://host:22", "curl https://me@host/ ssh://host:22"),
+            ("login --token", "login --token"),
+        ] {
+            assert_eq!(without_secrets(command), shown);
         }
     }
 }

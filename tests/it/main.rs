@@ -71,6 +71,7 @@ mod run_abra_dir_killed;
 mod run_abra_dir_refused;
 mod security_output;
 mod security_environment;
+mod security_secrets;
 mod self_deadlock;
 mod settings_errors;
 mod signal_state;
