@@ -10,15 +10,15 @@ use std::time::Duration;
 
 const STRANGER: u32 = 65533;
 
-fn give(path: &Path, uid: u32) {
+pub fn give(path: &Path, uid: u32) {
     chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).unwrap();
 }
 
-fn mode(path: &Path, mode: u32) {
+pub fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-fn as_nobody(sandbox: &Sandbox) -> Guard<'_> {
+pub fn as_nobody(sandbox: &Sandbox) -> Guard<'_> {
     let guard = sandbox.run().program(sandbox.path("bin/ccci-guard")).user(NOBODY, NOBODY);
     guard.app().env("CCCI_TEARDOWN", "none")
 }

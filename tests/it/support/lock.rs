@@ -52,6 +52,11 @@ impl FileLock {
         // Without a word it has ended: held by somebody else.
         said.is_some_and(|line| line.is_ok()).then_some(lock)
     }
+
+    /// Who has it.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
 }
 
 impl Drop for FileLock {
