@@ -4,7 +4,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::getpid;
@@ -12,7 +11,7 @@ use nix::unistd::getpid;
 use crate::abra_dir::mark::{MARK, MARKS, Mark, Marked};
 use crate::app::RunId;
 use crate::error::Error;
-use crate::sys::directory::{self, Directory};
+use crate::sys::directory::{self, Directory, make_directory};
 
 /// The ABRA_DIR's name in the run's directory.
 pub const NAME: &str = "abra";
@@ -125,7 +124,7 @@ fn cannot_make(path: &Path, error: io::Error) -> Error {
 /// # Errors
 /// It can't be made.
 pub fn make_runs_dir(runs_dir: &Path) -> Result<(), Error> {
-    match std::fs::DirBuilder::new().mode(0o755).create(runs_dir) {
+    match make_directory(runs_dir, 0o755) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(cannot_make(runs_dir, error)),
         _ => Ok(()),
     }

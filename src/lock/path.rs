@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::sys::stat::{Mode, fstatat};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::{Uid, UnlinkatFlags, geteuid, unlinkat};
 
 use crate::app::AppName;
 use crate::error::Error;
 use crate::lock::Candidate;
+use crate::sys::directory::make_directory;
 use crate::sys::fd;
 use crate::sys::procfs::FileId;
 
@@ -55,10 +56,11 @@ impl LockDirectory {
         let problem = |problem: String| Error::LockDirectory { path: path.to_owned(), problem };
         let fd = match fd::directory(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                match mkdirat(nix::fcntl::AT_FDCWD, path, Mode::S_IRWXU) {
+                match make_directory(path, 0o700) {
+                    Ok(()) => fd::directory(path),
                     // Another guard may have been faster.
-                    Ok(()) | Err(Errno::EEXIST) => fd::directory(path),
-                    Err(errno) => return Err(problem(format!("can't be made: {}", errno.desc()))),
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fd::directory(path),
+                    Err(error) => return Err(problem(format!("can't be made: {}", describe(&error)))),
                 }
             }
             other => other,

@@ -5,15 +5,16 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
 use crate::app::RunId;
 use crate::settings::{JanitorSettings, RunSettings, StateSettings};
+use crate::sys::directory::make_directory;
 
 /// The name of the directory in that of a run, below the runs directory.
 pub const OWN: &str = "ccci-guard";
@@ -134,7 +135,7 @@ impl Home {
             }
             Place::Runs(_) => {
                 if let Some((run_directory, new)) = &mut home.run_directory {
-                    *new = match DirBuilder::new().mode(0o755).create(&*run_directory) {
+                    *new = match make_directory(run_directory, 0o755) {
                         Ok(()) => true,
                         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                             not_a_link(run_directory).map_err(|error| (run_directory.clone(), error))?;
@@ -194,7 +195,7 @@ impl Home {
 }
 
 fn private_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(path)
+    make_directory(path, 0o700)
 }
 
 /// What lies behind a link is not this run's, and no `gc` looks for it there.

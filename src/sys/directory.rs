@@ -4,17 +4,18 @@
 //! each step is taken from the directory above (openat(2), unlinkat(2)).
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::NixPath;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, mkdirat, umask};
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
 use super::{file_lock, procfs};
@@ -40,7 +41,7 @@ impl Directory {
 
     /// Makes a directory in this one.
     pub fn make(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<()> {
-        Ok(mkdirat(&self.fd, name.as_ref(), Mode::from_bits_truncate(mode))?)
+        Ok(with_our_bits(|| mkdirat(&self.fd, name.as_ref(), Mode::from_bits_truncate(mode)))?)
     }
 
     /// Makes a symbolic link in this directory.
@@ -266,4 +267,21 @@ impl AsRawFd for Directory {
     fn as_raw_fd(&self) -> i32 {
         self.fd.as_raw_fd()
     }
+}
+
+/// Makes a directory that we can use whatever the caller's umask is: one that takes the owner's own bits away is for the
+/// harness's files. Precondition: this process has one thread, since the umask is the process's.
+///
+/// # Errors
+/// Those of mkdir(2).
+pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
+    with_our_bits(|| DirBuilder::new().mode(mode).create(path))
+}
+
+fn with_our_bits<T>(make: impl FnOnce() -> T) -> T {
+    let given = umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    umask(given & !Mode::S_IRWXU);
+    let made = make();
+    umask(given);
+    made
 }

@@ -167,7 +167,8 @@ fn real_time_signals_keep_their_place() {
     }
 }
 
-/// Seen failing with a umask of our own.
+/// The umask takes our own rights to what we make, which a plain user needs.
+/// Seen failing with a umask of our own, and, as a plain user, with the run's directory made under the caller's: 125.
 #[test]
 fn umask_limits_directory_and_session() {
     let sandbox = Sandbox::new();
