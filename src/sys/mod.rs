@@ -8,6 +8,7 @@ pub mod fd;
 pub mod file_lock;
 pub mod memory;
 pub mod open_files;
+mod other_proc;
 pub mod process;
 pub mod procfs;
 pub mod signal;

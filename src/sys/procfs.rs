@@ -11,6 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::other_proc;
 use super::process::Pid;
 
 /// One process, from `/proc/PID/stat`.
@@ -30,6 +31,9 @@ pub struct Process {
 
 /// Reads one process; `None` when there is none.
 pub fn process(pid: Pid) -> Option<Process> {
+    if other_proc::is_other() {
+        return other_proc::process(pid);
+    }
     // Some fifty numbers and a short name: one read gets the whole line. `fs::read` takes six more system calls for it, of
     // each process on the host while a tree is being stopped.
     let mut line = [0; 2048];
@@ -37,7 +41,7 @@ pub fn process(pid: Pid) -> Option<Process> {
     parse_stat(&String::from_utf8_lossy(&line[..length]))
 }
 
-fn parse_stat(stat: &str) -> Option<Process> {
+pub(super) fn parse_stat(stat: &str) -> Option<Process> {
     // The name may hold spaces and parentheses: the last closing one ends it.
     let (head, tail) = stat.rsplit_once(')')?;
     let (pid, name) = head.split_once('(')?;
@@ -62,6 +66,9 @@ impl EscapeControl for char {
 }
 
 fn all() -> Vec<Process> {
+    if other_proc::is_other() {
+        return other_proc::all();
+    }
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .flatten()
@@ -103,8 +110,11 @@ fn walk(root: Pid, except: &HashSet<Pid>) -> Option<Vec<Process>> {
     (children(root)? == first).then_some(found)
 }
 
-/// The children of all threads of a process.
+/// The children of all threads of a process; `None` also where `/proc` has other numbers than we.
 fn children(pid: Pid) -> Option<Vec<Pid>> {
+    if other_proc::is_other() {
+        return None;
+    }
     let mut found = Vec::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
         let list = fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
@@ -146,6 +156,11 @@ pub fn own_children() -> Vec<Pid> {
         return children;
     }
     all().into_iter().filter(|process| process.parent == own).map(|process| process.pid).collect()
+}
+
+/// The number by which `/proc` has this process.
+fn number_in_proc(pid: Pid) -> Option<i32> {
+    if other_proc::is_other() { other_proc::number_there(pid) } else { Some(pid.as_raw()) }
 }
 
 /// The ancestors of this process, nearest first, as far as this pid namespace shows them.
@@ -207,6 +222,7 @@ pub fn shows_flock(pid: &str, fd: i32) -> Option<bool> {
 /// Does any descriptor of this process share a description that holds a flock on `file`?
 pub fn holds_flock(pid: Pid, file: FileId) -> bool {
     let wanted = file.in_lock_line();
+    let Some(pid) = number_in_proc(pid) else { return false };
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else { return false };
     entries.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok()).any(|info| {
         info.lines()
@@ -218,6 +234,7 @@ pub fn holds_flock(pid: Pid, file: FileId) -> bool {
 /// Could any thread of this process be waiting for a file lock? A look that costs nothing, before one at
 /// `/proc/locks`, which the kernel makes wait for all its processors (`percpu_down_write`).
 pub fn may_wait_for_lock(pid: Pid) -> bool {
+    let Some(pid) = number_in_proc(pid) else { return false };
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
     threads.flatten().any(|thread| match fs::read_to_string(thread.path().join("wchan")) {
         // The function that it sleeps in (proc(5)); 0 where it doesn't sleep, or the kernel won't say.
@@ -391,7 +408,8 @@ fn lock_lines(file: FileId) -> Vec<(bool, Pid)> {
     let wanted = file.in_lock_line();
     let locks = read_lock_table().unwrap_or_default();
     let lines = locks.lines().filter_map(parse_lock_line).filter(|line| line.file == wanted);
-    lines.map(|line| (line.waits, line.pid)).collect()
+    let here = |pid| if other_proc::is_other() { other_proc::number_here(pid) } else { pid };
+    lines.map(|line| (line.waits, here(line.pid))).collect()
 }
 
 /// A flock line of `/proc/locks`.

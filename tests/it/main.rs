@@ -56,6 +56,7 @@ mod noted_apps;
 mod one_owner;
 mod orphan_check;
 mod own_tools;
+mod pid_namespace;
 mod python_harness;
 mod reap;
 mod recipe_concurrent;
