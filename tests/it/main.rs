@@ -80,6 +80,7 @@ mod self_deadlock;
 mod settings_errors;
 mod signal_state;
 mod snapshots;
+mod soak;
 mod state_commands;
 mod state_files;
 mod state_gc;
