@@ -12,6 +12,7 @@
     reason = "tests fail by panic and speak on stdout"
 )]
 
+mod containers;
 mod guarded_runs;
 mod left_alone;
 mod long_names;
