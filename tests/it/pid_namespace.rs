@@ -42,7 +42,7 @@ fn survivors_are_those_of_the_run() {
     });
 }
 
-/// Fails with a takeover that knows its children by the numbers of `/proc`.
+/// Fails with a monitor that ends with its supervisor, and with a stop signal that pid 1 has no handler for.
 #[test]
 fn a_stop_and_a_takeover() {
     for kill_supervisor in [false, true] {

@@ -83,7 +83,7 @@ fn the_harness_s_status_is_the_container_s() {
 }
 
 /// `docker stop` is a SIGTERM to the first process, which ignores it where it has no handler (pid_namespaces(7)).
-/// Seen failing with SIGTERM not taken by the monitor: Docker killed the container after its 60 s.
+/// Fails with a monitor that has no handler for SIGTERM: Docker kills the container after its 60 s.
 #[test]
 fn docker_stop_is_a_request() {
     each(|swarm, init| {
