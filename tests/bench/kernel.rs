@@ -8,15 +8,34 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
 
-/// Puts this process, but none that it starts, ahead of all others, so that it sees at once what it waits for. Takes root;
-/// without, what is seen late makes a time too short.
+/// Puts this process, but none that it starts, ahead of all others until it is dropped, so that what it waits for is seen at
+/// once. Takes root; without, what is seen late makes a time too short.
+pub struct Closely {
+    policy: i32,
+    parameter: libc::sched_param,
+}
+
 #[expect(unsafe_code, reason = "sched_setscheduler(2) has no safe wrapper at hand")]
-pub fn watch_closely() {
-    // SAFETY: a valid parameter that outlives the call, for this process (0).
-    unsafe {
-        let mut parameter: libc::sched_param = std::mem::zeroed();
-        parameter.sched_priority = 50;
-        libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &parameter);
+impl Closely {
+    pub fn watch() -> Self {
+        // SAFETY: valid parameters that outlive the calls, for this process (0).
+        unsafe {
+            let mut before: libc::sched_param = std::mem::zeroed();
+            libc::sched_getparam(0, &mut before);
+            let closely = Self { policy: libc::sched_getscheduler(0), parameter: before };
+            let mut ahead = before;
+            ahead.sched_priority = 50;
+            libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &ahead);
+            closely
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "as above")]
+impl Drop for Closely {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { libc::sched_setscheduler(0, self.policy, &self.parameter) };
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::contender::{Bench, Contender, Running, kill};
-use crate::kernel::{Pidfd, watch_closely};
+use crate::kernel::{Closely, Pidfd};
 use crate::options::Options;
 use crate::proc;
 use crate::table::{Samples, Table, milliseconds, ratio, verdict};
@@ -52,7 +52,7 @@ fn asked(bench: &Bench, options: &Options, brood: &str) {
 
 /// Descendants that must be killed, and one more that forks on and on, so that no list of them is ever complete.
 fn killed(bench: &Bench, options: &Options, brood: &str) {
-    watch_closely();
+    let _ahead = Closely::watch();
     let contenders = [bench.kill_and_reap(), bench.run_without_app()];
     let mut table = Table::new(
         format!("Kill: descendants that ignore SIGTERM, and one that forks on; medians of {}", options.trees),
