@@ -44,6 +44,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<(bool, bool)>().prop_map(|(monitor, supervisor)| Happening::CallerDies { monitor, supervisor }),
         1 => Just(Happening::OutputClosed),
         1 => Just(Happening::SelfDeadlock),
+        1 => (prop::sample::select(vec![0, 500, 3000]), any::<bool>(), any::<bool>())
+            .prop_map(|(after, monitor, supervisor)| Happening::LeaseLost { after, monitor, supervisor }),
         1 => prop::sample::select(vec![Event::Forward(10), Event::Suspend, Event::Resume, Event::PeerStopped])
             .prop_map(Happening::JobControl),
         3 => ended().prop_map(Happening::HarnessEnds),

@@ -23,6 +23,12 @@ pub enum Happening {
     },
     OutputClosed,
     SelfDeadlock,
+    /// All must be dead so many milliseconds later.
+    LeaseLost {
+        after: u64,
+        monitor: bool,
+        supervisor: bool,
+    },
     JobControl(Event),
     HarnessEnds(Ended),
     WorkerConcludes(Verdict),
@@ -87,6 +93,8 @@ pub struct World {
     diary: Option<Outcome>,
     words: VecDeque<Message>,
     given_up: bool,
+    /// Of a lease that was lost.
+    kill_at: Option<Duration>,
     /// The first cause that the supervisor told, and the first one that the monitor had of its own.
     told: Option<Cause>,
     monitors_own: Option<Cause>,
@@ -111,6 +119,7 @@ impl World {
             diary: None,
             words: VecDeque::new(),
             given_up: false,
+            kill_at: None,
             told: None,
             monitors_own: None,
             concluded: 0,
@@ -172,6 +181,11 @@ impl World {
             }
             Happening::OutputClosed => self.deliver(Who::Supervisor, Event::OutputClosed),
             Happening::SelfDeadlock => self.deliver(Who::Supervisor, Event::SelfDeadlock(Pid::from_raw(5))),
+            Happening::LeaseLost { after, monitor, supervisor } => {
+                // Both judge by the same words of memory.
+                let kill_at = *self.kill_at.get_or_insert(self.now + Duration::from_millis(after));
+                self.deliver_to(Event::LeaseLost { kill_at }, Cause::LeaseLost, monitor, supervisor);
+            }
             Happening::JobControl(event) => self.deliver(Who::Monitor, event),
             Happening::HarnessEnds(how) if self.harness == Life::Alive => {
                 self.harness = Life::Ended(if self.exec_works { how } else { Ended::Code(127) });
@@ -240,7 +254,7 @@ impl World {
         };
         guard.timers.remove(&timer);
         self.now = self.now.max(at);
-        if matches!(timer, Timer::Silence | Timer::Answer) {
+        if matches!(timer, Timer::Silence | Timer::Answer | Timer::LeaseOver) {
             self.monitor_hears();
             if timer == Timer::Silence && self.monitor.as_ref().is_some_and(|guard| guard.state.cause.is_none()) {
                 self.monitors_own = self.monitors_own.or(Some(Cause::Deadline));
@@ -376,6 +390,7 @@ impl World {
             let request = match message {
                 Message::Stop { signal, origin } => Event::StopRequested { signal, origin },
                 Message::CallerGone => Event::CallerGone,
+                Message::LeaseLost => Event::LeaseLost { kill_at: self.kill_at.unwrap_or(self.now) },
                 Message::Forward { signal } => Event::Forward(signal),
                 Message::Suspend => Event::Suspend,
                 Message::Resume => Event::Resume,
@@ -414,6 +429,8 @@ impl World {
             "a teardown is about to start while the harness lives: {self:#?}"
         );
         assert!(self.worker != Life::Alive, "a second teardown is about to start: {self:#?}");
+        let knows = self.guard(who).is_some_and(|guard| guard.state.kill_at.is_some());
+        assert!(!knows, "a teardown is about to start though the app may be another's: {self:#?}");
         self.worker = Life::AtGate;
         self.tell(who, Message::WorkerIs { pid: 8 });
         if self.guard(who).is_some() {
@@ -460,6 +477,7 @@ fn expected_status(state: &State) -> u8 {
         (Some(Cause::SupervisorGone), _) => 137,
         (Some(Cause::OutputClosed), _) => 141,
         (Some(Cause::SelfDeadlock), _) => 70,
+        (Some(Cause::LeaseLost), _) => 76,
         (Some(Cause::GuardError(status)), _) => status,
         other => panic!("an end without a cause: {other:?}"),
     }
