@@ -17,7 +17,7 @@ fn a_deadline_of_two_seconds_stops_and_tears_down() {
     guard.ready();
     let ready = Instant::now();
     assert_eq!(guard.signal_line(), "TERM 1");
-    within("the stop", ready.elapsed(), Duration::from_millis(1800)..Duration::from_secs(6));
+    within("the stop", ready.elapsed(), Duration::from_millis(1800)..Duration::from_secs(5));
     let exit = guard.expect_code(142);
     within("the run", exit.after, Duration::from_secs(2)..Duration::from_secs(10));
     teardown.expect_one();
