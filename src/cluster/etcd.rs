@@ -80,7 +80,7 @@ impl Client {
             config.http_status_as_error(false).timeout_connect(Some(limit)).timeout_recv_response(Some(limit))
         };
         Ok(Client {
-            agent: config().timeout_global(Some(limit)).build().into(),
+            agent: config().timeout_global(Some(limit)).max_idle_age(Duration::from_secs(etcd.ttl)).build().into(),
             streaming: config().timeout_per_read(Some(QUIET_MAX)).build().into(),
             etcd: etcd.clone(),
             best: 0,
@@ -262,11 +262,13 @@ impl Client {
     }
 }
 
-/// The first object of an answer: some calls answer by a stream of which there is one.
+/// The first object of an answer: some calls answer by a stream of which there is one. Read to the end, so that the
+/// connection can be used again: a renewal needs no new one, nor a descriptor, nor TLS once more.
 fn answer(mut body: Body) -> std::io::Result<Value> {
-    let mut line = String::new();
-    BufReader::new(body.as_reader().take(ANSWER_MAX)).read_line(&mut line)?;
-    serde_json::from_str(&line).map_err(|_| {
+    let mut text = String::new();
+    body.as_reader().take(ANSWER_MAX).read_to_string(&mut text)?;
+    let line = text.lines().next().unwrap_or_default();
+    serde_json::from_str(line).map_err(|_| {
         let shown: String = line.chars().take(80).filter(|c| !c.is_control()).collect();
         std::io::Error::other(format!("no JSON, is this an etcd? {shown}"))
     })

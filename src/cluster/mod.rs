@@ -29,6 +29,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use signal_hook::consts::SIGCONT;
+
 use crate::app::AppName;
 use crate::cluster::process::Ends;
 use crate::cluster::request::{Keep, Work};
@@ -104,6 +106,13 @@ impl Lease {
     /// The keeper that this process started.
     pub fn keeper(&self) -> Option<Pid> {
         self.keeper.get()
+    }
+
+    /// A keeper that was stopped renews nothing.
+    pub fn continue_keeper(&self) {
+        if let Some(keeper) = self.keeper.get().filter(|keeper| system::was_stopped(*keeper)) {
+            let _ = system::kill(keeper, SIGCONT);
+        }
     }
 
     /// Starts one more keeper, which stands by until the one at work is dead.

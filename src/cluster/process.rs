@@ -162,9 +162,9 @@ impl Asking {
         self.answers.pipe.as_fd()
     }
 
-    /// The keeper, a child of this process.
-    pub fn keeper(&self) -> Option<Pid> {
-        self.lease.keeper()
+    /// A keeper that was stopped says nothing.
+    pub fn continue_keeper(&self) {
+        self.lease.continue_keeper();
     }
 
     /// The next thing that it says, if it has said it.

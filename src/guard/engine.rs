@@ -444,7 +444,9 @@ impl Engine {
         {
             self.handle(Event::WorkerStopped);
         }
-        self.continue_keeper();
+        if let Some(lease) = &self.run.lease {
+            lease.continue_keeper();
+        }
         self.sweep_round(seen);
     }
 

@@ -134,6 +134,7 @@ fn wait(
         descriptors.extend(listener.caller.ended());
         let caller_ended = fd::wait(&descriptors).get(2) == Some(&true);
         listener.heard()?;
+        asking.continue_keeper();
         if caller_ended {
             return Err(Refused::Asked(Cause::ParentGone));
         }

@@ -18,12 +18,13 @@ fn keeper_of(parent: Pid, not: &[Pid]) -> Pid {
 }
 
 /// Killed again and again: the lease is renewed all the same, and given back at the end.
+/// Each is killed as soon as it is there, and one a second is started at most: the lease bears four seconds of that.
 /// Fails with `keeper_ended` doing nothing.
 #[test]
 fn a_keeper_that_is_killed_is_started_again() {
     let Some(etcd) = Etcd::there() else { return };
     let (host, detector) = (Host::on(&etcd), Detector::new());
-    let mut run = host.run(APP, "5s").stdin(Stdio::piped()).sh(&detector.harness(APP, "read line; exit 3")).spawn();
+    let mut run = host.run(APP, "10s").stdin(Stdio::piped()).sh(&detector.harness(APP, "read line; exit 3")).spawn();
     ready(&run);
     let lease = etcd.key(APP).expect("the key").lease;
     let mut killed = Vec::new();
@@ -33,7 +34,7 @@ fn a_keeper_that_is_killed_is_started_again() {
         killed.push(keeper);
     }
     keeper_of(run.monitor(), &killed);
-    assert!(run.try_line(LONG).is_none());
+    assert!(run.try_line(LONG * 2).is_none());
     assert_eq!(etcd.key(APP).expect("still the key").lease, lease);
     drop(run.stdin());
     run.expect_code(3);

@@ -15,6 +15,7 @@ mod commands;
 mod host;
 mod janitor;
 mod keeper;
+mod keeper_faults;
 mod loss;
 mod server;
 #[path = "../it/support/mod.rs"]

@@ -2,12 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use nix::sys::signal::Signal;
-
 use super::Engine;
 use crate::cluster::Lease;
 use crate::guard::event::{Event, Timer};
-use crate::sys::process;
 
 impl Engine {
     /// From now on.
@@ -52,14 +49,6 @@ impl Engine {
                 tracing::error!(event = "keeper-failed", "cannot start the keeper of the cluster lease: {error}");
                 self.timers.extend(lease.again_at().map(|again_at| (Timer::Keeper, again_at)));
             }
-        }
-    }
-
-    /// A keeper that was stopped renews nothing.
-    pub(super) fn continue_keeper(&self) {
-        let keeper = self.run.lease.as_ref().and_then(Lease::keeper);
-        if let Some(keeper) = keeper.filter(|keeper| process::was_stopped(*keeper)) {
-            let _ = process::kill(keeper, Signal::SIGCONT as i32);
         }
     }
 }
