@@ -7,6 +7,7 @@ use crate::support::*;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -31,6 +32,13 @@ fn expect_verdict(output: &Output, verdict: &str, why: &str) {
     assert_eq!(report["apps"][0]["verdict"], verdict, "{report:#}; {}", output.stderr);
     let said = report["apps"][0]["why"].as_str().unwrap_or_default();
     assert!(said.contains(why), "{why:?} not in {said:?}");
+}
+
+/// A file, and a script that waits until it is there.
+fn until_go(host: &Host, then: &str) -> (PathBuf, String) {
+    let go = host.sandbox.path("go");
+    let script = format!("while [ ! -e '{}' ]; do sleep 0.05; done; {then}", go.display());
+    (go, script)
 }
 
 /// The lock file of this host is free, and yet the app is a run's, on another one: its value says whose.
@@ -109,8 +117,7 @@ fn an_orphan_is_reaped_under_a_lease() {
     let (one, two, detector) = (Host::on(&etcd), Host::on(&etcd), Detector::new());
     let apps = Apps::new(&one.sandbox);
     apps.add(APP);
-    let go = one.sandbox.path("go");
-    let slow = format!("while [ ! -e '{}' ]; do sleep 0.05; done; {}", go.display(), apps.teardown());
+    let (go, slow) = until_go(&one, &apps.teardown());
     let janitor = one.etcd(apps.lister()).args(["--lease-ttl", "5s", "--json"]).teardown(slow);
     let mut janitor = janitor.spawn();
     let key = eventually(SOON, "the janitor's key", || etcd.key(APP).ok_or("none"));
@@ -139,8 +146,7 @@ fn a_reap_outlives_its_janitor() {
     let host = Host::on(&etcd);
     let apps = Apps::new(&host.sandbox);
     apps.add(APP);
-    let go = host.sandbox.path("go");
-    let slow = format!("while [ ! -e '{}' ]; do sleep 0.05; done; {}", go.display(), apps.teardown());
+    let (go, slow) = until_go(&host, &apps.teardown());
     let janitor = host.etcd(apps.lister()).args(["--lease-ttl", "5s"]).teardown(slow).spawn();
     let lease = eventually(SOON, "the janitor's key", || etcd.key(APP).ok_or("none")).lease;
     let keeper = eventually(SOON, "its keeper", || keepers(janitor.pid()).first().copied().ok_or("none"));
@@ -164,8 +170,8 @@ fn a_reap_that_loses_its_lease_stops() {
     let host = Host::on(&etcd);
     let stubs = Stubs::new(&host.sandbox);
     stubs.deploy(APP);
-    let go = host.sandbox.path("go");
-    stubs.says("app-undeploy", &format!("while [ ! -e '{}' ]; do sleep 0.05; done", go.display()));
+    let (go, slow) = until_go(&host, "true");
+    stubs.says("app-undeploy", &slow);
     let mut janitor = host.etcd(stubs.janitor()).args(["--lease-ttl", "5s", "--json"]).spawn();
     eventually(SOON, "the first step", || if stubs.argvs("abra").is_empty() { Err("none") } else { Ok(()) });
     etcd.revoke(APP);
