@@ -107,6 +107,8 @@ fn walk(root: Pid, except: &HashSet<Pid>) -> Option<Vec<Process>> {
             return None;
         }
     }
+    // As a look at all has them: nearly always the order in which they were started.
+    found.sort_by_key(|process| process.pid);
     (children(root)? == first).then_some(found)
 }
 
