@@ -237,7 +237,9 @@ impl Holder {
             Over::Failed(problem) => say(&refused(problem))?,
         }
         if self.lease != 0 {
-            let keys: Vec<_> = self.locks.iter().map(|held| (held.app.clone(), held.token)).collect();
+            // Those that were had: nothing has the create revision 0 but a key that is not there.
+            let had = self.locks.iter().filter(|held| held.token != 0);
+            let keys: Vec<_> = had.map(|held| (held.app.clone(), held.token)).collect();
             let _ = self.client.give_back(&keys, self.lease);
         }
         self.state.released();

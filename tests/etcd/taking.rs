@@ -218,3 +218,25 @@ fn an_etcd_that_can_not_be_reached_is_said() {
     let both = format!("http://127.0.0.1:1,{}", etcd.endpoints());
     assert_eq!(guard.args(["--etcd-endpoints", &both]).harness(["true"]).output().code(), 0);
 }
+
+/// What a run had of its apps when it was asked to stop waiting for the others is given back, not lost: who waits for it has
+/// it at once.
+/// Fails with the tokens of those that were had forgotten: one more lease's time.
+#[test]
+fn half_of_the_apps_is_given_back() {
+    let Some(etcd) = Etcd::there() else { return };
+    let (hosts, detector) = ([Host::on(&etcd), Host::on(&etcd), Host::on(&etcd)], Detector::new());
+    let (a, b) = ("aa-000001.ci.example.net", "bb-000002.ci.example.net");
+    let holder = hosts[0].run(b, "5s").sh(&detector.harness(b, "sleep 60")).spawn();
+    ready(&holder);
+    let mut both = hosts[1].run(a, "5s").args(["--app", b]).sh("echo started").spawn();
+    both.expect_stderr(&format!("waiting for the cluster's lock of {b}"));
+    let next = hosts[2].run(a, "5s").sh(&detector.harness(a, "true")).spawn();
+    next.expect_stderr(&format!("waiting for the cluster's lock of {a}"));
+    let asked = std::time::Instant::now();
+    both.signal(Signal::SIGTERM);
+    ready(&next);
+    within("until the next one has it", asked.elapsed(), ..Duration::from_secs(2));
+    both.expect_code(143);
+    assert_eq!(both.stdout(), "");
+}

@@ -74,6 +74,8 @@ impl Holder {
         loop {
             match self.client.make(&wanted.app, &wanted.value(), self.lease) {
                 Ok(Made::Ours(token)) => {
+                    // From now on it is to be given back, whatever comes between.
+                    self.locks.iter_mut().filter(|held| held.app == wanted.app).for_each(|held| held.token = token);
                     self.rest(not_before)?;
                     return Ok(Some(wanted.held(token)));
                 }
