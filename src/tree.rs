@@ -54,6 +54,11 @@ impl Tree {
     /// Reaps a child that has ended.
     pub fn reap(&mut self, pid: Pid) {
         process::reap(pid);
+        self.was_reaped(pid);
+    }
+
+    /// A child that was reaped already.
+    pub fn was_reaped(&mut self, pid: Pid) {
         // The number can belong to a new process from here on.
         self.killed.remove(&pid);
         self.counted.remove(&pid);

@@ -425,15 +425,22 @@ impl Engine {
 
     /// Children that ended or stopped. Each end is told, and decided about, before the child is reaped.
     fn children(&mut self) {
-        let mut seen = process::peek_ended();
-        while let Children::Ended(pid, how) = seen {
+        let mut seen;
+        loop {
+            if self.has_only_survivors() {
+                seen = process::reap_any();
+                let Children::Ended(pid, _) = seen else { break };
+                self.tree.was_reaped(pid);
+                continue;
+            }
+            seen = process::peek_ended();
+            let Children::Ended(pid, how) = seen else { break };
             let is_harness = self.facts.harness == Some(pid) && self.state.harness.is_none();
             if is_harness && !self.hears_monitor_out() {
                 // Left a zombie, and looked at again when the answer is there.
                 break;
             }
             self.child_ended(pid, how);
-            seen = process::peek_ended();
         }
         match self.peer {
             Peer::Supervisor(supervisor) if process::was_stopped(supervisor) => self.handle(Event::PeerStopped),
@@ -448,6 +455,14 @@ impl Engine {
             lease.continue_keeper();
         }
         self.sweep_round(seen);
+    }
+
+    /// Is there no child whose end means anything, so that it would have to be told before it is reaped?
+    fn has_only_survivors(&self) -> bool {
+        let harness_is_reaped = self.facts.harness.is_some() && self.state.harness.is_some();
+        let has_keeper = self.run.lease.as_ref().is_some_and(|lease| lease.keeper().is_some());
+        let has_supervisor = matches!(self.peer, Peer::Supervisor(_));
+        harness_is_reaped && self.worker.is_none() && self.left_step.is_none() && !has_supervisor && !has_keeper
     }
 
     fn child_ended(&mut self, pid: Pid, how: Ended) {

@@ -117,6 +117,12 @@ pub fn peek_ended() -> Children {
     wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
 }
 
+/// Takes an ended child, whichever it is: for who has nothing to pass on first. With a thousand children each look for one
+/// that has ended goes through most of them, so one look a child and not two halves the time that their end takes.
+pub fn reap_any() -> Children {
+    wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG)
+}
+
 /// Looks whether this child has ended, and leaves it unreaped.
 pub fn peek_child(pid: Pid) -> Children {
     wait(libc::P_PID, pid.as_raw() as libc::id_t, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
