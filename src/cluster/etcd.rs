@@ -194,6 +194,7 @@ impl Client {
             request["start_revision"] = revision.to_string().into();
         }
         let request = json!({ "create_request": request }).to_string();
+        self.log_in()?;
         let mut said = "no endpoint".to_owned();
         for index in self.best_first() {
             match self.send(&self.streaming, index, "watch", &request) {
@@ -202,6 +203,11 @@ impl Client {
             }
         }
         Err(Problem::Unreachable(said))
+    }
+
+    /// For a watch that was refused: its token may have expired, and the next one gets another.
+    pub(super) fn forget_token(&mut self) {
+        self.token = None;
     }
 
     /// The endpoints, beginning with the one that answered last.

@@ -51,6 +51,7 @@ fn follow_once(
         let Ok(answer) = serde_json::from_str::<Value>(&line) else { return Ok(None) };
         let result = &answer["result"];
         if result["canceled"].as_bool() == Some(true) || etcd::refusal(&answer).is_some() {
+            client.forget_token();
             return Ok(None);
         }
         if result["created"].as_bool() == Some(true) {

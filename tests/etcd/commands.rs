@@ -115,7 +115,7 @@ fn exec_refuses_the_cluster_lock() {
 }
 
 /// A user with a password that may touch our keys only; it is in no command line, log, lock line or report.
-/// Fails with no new token asked for when the old one has expired.
+/// Fails with no new token asked for when the old one has expired, and with watches that don't log in.
 #[test]
 fn etcd_behind_a_password() {
     let Some(mut etcd) = Etcd::there() else { return };
@@ -134,7 +134,7 @@ fn etcd_behind_a_password() {
     ] {
         post(&etcd, path, body);
     }
-    let (host, detector) = (Host::on(&etcd), Detector::new());
+    let (host, other, detector) = (Host::on(&etcd), Host::on(&etcd), Detector::new());
     let output = host.run(APP, "5s").sh("echo started").output();
     assert_eq!((output.code(), output.text().as_str()), (75, ""), "{}", output.stderr);
     let wrong = host.run(APP, "5s").env("CCCI_ETCD_USER", "ci").env("CCCI_ETCD_PASSWORD", "wrong");
@@ -150,12 +150,28 @@ fn etcd_behind_a_password() {
     let keeper = keepers(run.monitor())[0];
     let line = fs::read_to_string(format!("/proc/{keeper}/cmdline")).unwrap();
     let lock = fs::read_to_string(host.sandbox.lock_path(APP)).unwrap();
-    // A restart forgets all tokens.
+    // A restart forgets all tokens: those of renewals and of watches.
+    let next = other.run(APP, "5s").env("CCCI_ETCD_USER", "ci").env("CCCI_ETCD_PASSWORD", "hunter2");
+    let mut next = next.sh(&detector.harness(APP, "sleep 60")).spawn();
+    next.expect_stderr("waiting for the cluster's lock");
     etcd.kill(0);
     etcd.start(0);
     std::thread::sleep(std::time::Duration::from_secs(7));
     drop(run.stdin());
     run.expect_code(0);
+    ready(&next);
+    // Its key is watched with a token of before the restart, and with a new one.
+    etcd.kill(0);
+    etcd.start(0);
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let token = etcd.post(0, "auth/authenticate", &serde_json::json!({ "name": "root", "password": "toor" }))["token"]
+        .as_str()
+        .expect("a token")
+        .to_owned();
+    etcd.remove_key_as(APP, &token);
+    let removed = std::time::Instant::now();
+    next.expect_code(76);
+    within("until the removal is noticed", removed.elapsed(), ..std::time::Duration::from_secs(2));
     let report = host.sandbox.report().to_string();
     let log = fs::read_to_string(log).unwrap();
     for (what, text) in [("argv", &line), ("lock line", &lock), ("report", &report), ("log", &log)] {

@@ -135,10 +135,18 @@ impl Etcd {
 
     /// Asks a member by its JSON gateway.
     pub fn try_post(&self, index: usize, path: &str, body: &Value) -> Result<Value, String> {
+        self.try_post_as(index, path, body, None)
+    }
+
+    fn try_post_as(&self, index: usize, path: &str, body: &Value, token: Option<&str>) -> Result<Value, String> {
         let url = format!("{}/v3/{path}", self.members[index].url);
         let agent: ureq::Agent =
             ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(2))).build().into();
-        let mut response = agent.post(&url).send(body.to_string()).map_err(|error| error.to_string())?;
+        let mut request = agent.post(&url);
+        if let Some(token) = token {
+            request = request.header("Authorization", token);
+        }
+        let mut response = request.send(body.to_string()).map_err(|error| error.to_string())?;
         let text = response.body_mut().read_to_string().map_err(|error| error.to_string())?;
         serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
     }
@@ -168,6 +176,13 @@ impl Etcd {
     pub fn remove_key(&self, app: &str) {
         let answer = self.post(0, "kv/deleterange", &json!({ "key": key(app) }));
         assert_eq!(answer["deleted"], "1", "{answer}");
+    }
+
+    /// The same, where etcd wants to know who asks.
+    #[track_caller]
+    pub fn remove_key_as(&self, app: &str, token: &str) {
+        let answer = self.try_post_as(0, "kv/deleterange", &json!({ "key": key(app) }), Some(token));
+        assert_eq!(answer.as_ref().map(|answer| answer["deleted"].clone()), Ok("1".into()), "{answer:?}");
     }
 
     /// Revokes the lease of an app's key.
