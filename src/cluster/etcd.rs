@@ -288,9 +288,22 @@ pub(super) fn refusal(answer: &Value) -> Option<(i64, String)> {
     Some((code, text.to_owned()))
 }
 
-/// Was the key that an event of a watch is about given back by its holder, before it was removed?
-pub(super) fn was_given_back(event: &Value) -> bool {
-    decoded(&event["prev_kv"]["value"]).as_deref() == Some(GIVEN_BACK)
+/// A key's removal, as a watch tells of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Removal {
+    /// The create revision that the key had, where etcd still knows: the watch may be about an older key than is meant.
+    pub(super) token: Option<i64>,
+    /// Its holder said before that it gives it back.
+    pub(super) given_back: bool,
+}
+
+/// The removal that an event of a watch is about.
+pub(super) fn removal(event: &Value) -> Option<Removal> {
+    let before = &event["prev_kv"];
+    (event["type"] == "DELETE").then(|| Removal {
+        token: number(&before["create_revision"]),
+        given_back: decoded(&before["value"]).as_deref() == Some(GIVEN_BACK),
+    })
 }
 
 /// A number, as JSON has it or as text.

@@ -16,7 +16,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::cluster::etcd::{Client, Problem};
+use crate::cluster::etcd::{Client, Problem, Removal};
 use crate::cluster::keeper::{LIFE, REPORT, STATE, refused, say};
 use crate::cluster::request::{Answer, Held, Keep, Wanted};
 use crate::cluster::state::{LeaseState, Loss, Status};
@@ -37,14 +37,14 @@ const STACK: usize = 64 * 1024;
 /// What the threads tell.
 #[derive(Debug)]
 pub(super) enum Note {
-    /// A watch of this app's key has begun.
+    /// A watch of this app's key has begun: what happened before it is not told.
     Watching(String),
-    /// This app's key was removed; given back by its holder before that, or lost.
+    /// A key of this app's was removed.
     Removed {
         /// The app.
         app: String,
-        /// Its holder said so.
-        given_back: bool,
+        /// What is known of that.
+        removal: Removal,
     },
     /// End the lease now.
     End,
@@ -162,10 +162,13 @@ impl Holder {
             match self.next_note(self.renew_at) {
                 Some(Note::End) => return Over::Ended,
                 Some(Note::Orphaned) => return Over::Orphaned,
-                Some(Note::Removed { app, .. }) if held.iter().any(|held| held.app == app) => {
-                    return self.lost(Loss::KeyRemoved);
+                Some(Note::Removed { app, removal: Removal { token: Some(token), .. } }) => {
+                    // Of another token: it is that of the one before us, whom we had waited for.
+                    if held.iter().any(|held| held.app == app && held.token == token) {
+                        return self.lost(Loss::KeyRemoved);
+                    }
                 }
-                Some(Note::Watching(app)) => {
+                Some(Note::Watching(app) | Note::Removed { app, .. }) => {
                     let Some(held) = held.iter().find(|held| held.app == app) else { continue };
                     match self.client.create_revision(&app) {
                         Ok(None) => return self.lost(Loss::KeyRemoved),
@@ -173,7 +176,6 @@ impl Holder {
                         _ => {}
                     }
                 }
-                Some(Note::Removed { .. }) => {}
                 None => {
                     if let Err(over) = self.renew() {
                         return over;

@@ -240,3 +240,33 @@ fn half_of_the_apps_is_given_back() {
     both.expect_code(143);
     assert_eq!(both.stdout(), "");
 }
+
+/// Four hosts that want the same app again and again: each run has its turn, at once, and takes no word about another's key
+/// for one about its own.
+/// Fails with a watch that leaves nothing out asking for the key all the same: it finds it gone before it has heard that it
+/// was given back, and waits one more lease's time; 0.58 s a run.
+#[test]
+fn back_to_back_runs_take_turns() {
+    let Some(etcd) = Etcd::there() else { return };
+    let detector = Detector::new();
+    let (failed, began) = (std::sync::Mutex::new(Vec::new()), std::time::Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let host = Host::on(&etcd);
+                for _ in 0..rounds(100) {
+                    let output = host.run(APP, "5s").sh(&detector.harness(APP, "exit 0")).output();
+                    if output.code() != 0 {
+                        failed.lock().unwrap().push(format!("{}: {}", output.code(), output.stderr));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
+    let turns = 4 * u32::try_from(rounds(100)).unwrap();
+    within("all turns", began.elapsed(), ..Duration::from_millis(300) * turns);
+    detector.expect_no_fault();
+    eventually(SOON, "all leases are given back", || etcd.no_lease());
+}

@@ -20,6 +20,7 @@ const CLOCKS: Duration = Duration::from_secs(1);
 /// Another's lease, as it was last looked at.
 #[derive(Default)]
 struct Other {
+    token: i64,
     lease: i64,
     /// When it would be over without a renewal.
     ends_at: Duration,
@@ -80,7 +81,7 @@ impl Holder {
                     return Ok(Some(wanted.held(token)));
                 }
                 Ok(Made::Others(seen, revision)) => {
-                    let lease = seen.lease;
+                    let (token, lease) = (seen.token, seen.lease);
                     if said != Some(seen.token) {
                         said = Some(seen.token);
                         say(&Answer::Elsewhere(seen)).map_err(|error| failed(&error))?;
@@ -89,7 +90,7 @@ impl Holder {
                         return Ok(None);
                     }
                     self.watch(&wanted.app, Some(revision + 1)).map_err(|error| failed(&error))?;
-                    not_before = self.wait_for_removal(&wanted.app, Other { lease, ..Other::default() })?;
+                    not_before = self.wait_for_removal(&wanted.app, Other { token, lease, ..Other::default() })?;
                 }
                 Err(Problem::Refused(text)) => return Err(Over::Failed(Problem::Refused(text))),
                 Err(problem @ Problem::Unreachable(_)) => {
@@ -110,10 +111,11 @@ impl Holder {
         self.look_at(&mut other);
         loop {
             match self.next_note(self.renew_at) {
-                Some(Note::Removed { app: removed, given_back }) if removed == app => {
-                    return Ok(if given_back { time::now() } else { other.dead_at(app) });
+                Some(Note::Removed { app: removed, removal })
+                    if removed == app && removal.token.is_none_or(|token| token == other.token) =>
+                {
+                    return Ok(if removal.given_back { time::now() } else { other.dead_at(app) });
                 }
-                // Begun anew: what happened before it is not told.
                 Some(Note::Watching(watched)) if watched == app && self.is_removed(app) => {
                     return Ok(other.dead_at(app));
                 }
