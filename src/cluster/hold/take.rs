@@ -12,6 +12,8 @@ use crate::cluster::request::{Answer, Held, Wanted};
 use crate::duration;
 use crate::sys::{procfs, time};
 
+/// An etcd that does not answer within this, when a lease is asked for, can't be reached.
+const REACHED_WITHIN: Duration = Duration::from_secs(3);
 /// A failed call is made again after this, where it is no renewal.
 const CALL_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// etcd gives whole seconds, and looks for leases that are over twice in one.
@@ -57,9 +59,20 @@ impl Holder {
         }
     }
 
+    /// A lease. Where no endpoint answers they are asked again for a while: one try is cut short so that a renewal has
+    /// several, and a moment's trouble is no reason to refuse a run.
     fn grant(&mut self) -> Result<(), Over> {
-        let sent = time::now();
-        let (lease, ttl) = self.client.grant(self.etcd.ttl).map_err(Over::Failed)?;
+        // Until there is one, none is renewed.
+        self.lease = 0;
+        let give_up = time::now() + REACHED_WITHIN;
+        let (sent, lease, ttl) = loop {
+            let sent = time::now();
+            match self.client.grant(self.etcd.ttl) {
+                Ok((lease, ttl)) => break (sent, lease, ttl),
+                Err(Problem::Unreachable(_)) if time::now() < give_up => self.rest(time::now() + CALL_AGAIN_AFTER)?,
+                Err(problem) => return Err(Over::Failed(problem)),
+            }
+        };
         // etcd may give more than was asked for; nobody is to wait for us longer than that.
         self.ttl = Duration::from_secs(ttl.min(self.etcd.ttl));
         self.lease = lease;
@@ -146,11 +159,12 @@ impl Holder {
     /// Lets time pass, without becoming deaf or losing the lease.
     fn rest(&mut self, until: Duration) -> Result<(), Over> {
         while time::now() < until {
-            match self.next_note(until.min(self.renew_at)) {
+            let moment = if self.lease == 0 { until } else { until.min(self.renew_at) };
+            match self.next_note(moment) {
                 Some(Note::End) => return Err(Over::Ended),
                 Some(Note::Orphaned) => return Err(Over::Orphaned),
                 Some(_) => {}
-                None if time::now() >= self.renew_at => self.renew()?,
+                None if self.lease != 0 && time::now() >= self.renew_at => self.renew()?,
                 None => {}
             }
         }
