@@ -158,8 +158,11 @@ fn etcd_behind_a_password() {
     etcd.start(0);
     std::thread::sleep(std::time::Duration::from_secs(7));
     drop(run.stdin());
+    let ended = std::time::Instant::now();
     run.expect_code(0);
     ready(&next);
+    // Not when the lease runs out.
+    within("until the next one has it", ended.elapsed(), ..std::time::Duration::from_secs(3));
     // Its key is watched with a token of before the restart, and with a new one.
     etcd.kill(0);
     etcd.start(0);

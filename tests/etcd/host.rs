@@ -56,12 +56,15 @@ impl Detector {
         self.0.path().join("faults")
     }
 
-    /// A shell script for a harness of this app: says `ready` once it is seen, then does `then`.
+    /// A shell script for a harness of this app: says `ready` once it is seen, then does `then`. A trap that it begins with
+    /// is set before that word.
     pub fn harness(&self, app: &str, then: &str) -> String {
+        let trap = then.split_once("; ").filter(|(first, _)| first.starts_with("trap "));
+        let (trap, then) = trap.unwrap_or(("true", then));
         let (alive, faults) = (self.alive(app), self.faults());
         let (alive, faults) = (alive.display(), faults.display());
         format!(
-            "exec 9>'{alive}'; flock -n 9 || echo 'two harnesses of {app}' >>'{faults}'; \
+            "{trap}; exec 9>'{alive}'; flock -n 9 || echo 'two harnesses of {app}' >>'{faults}'; \
              echo \"ready $$ ${{CCCI_APP_LOCK_TOKEN:-none}}\"; {then}"
         )
     }

@@ -110,7 +110,7 @@ fn reap_waits_for_the_cluster() {
 }
 
 /// Nobody's app is reaped under a lease of the janitor's own, which a run on another host waits for.
-/// Fails with the lease dropped before the teardown.
+/// Fails with the janitor taking no lease of its own.
 #[test]
 fn an_orphan_is_reaped_under_a_lease() {
     let Some(etcd) = Etcd::there() else { return };
