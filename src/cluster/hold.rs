@@ -31,6 +31,8 @@ const RENEW_SHARE: u32 = 3;
 const RETRY_SHARE: u32 = 15;
 /// When all guard processes of a run are dead, its lock file is looked at so often.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// An etcd that does not answer for so long at the end lets the lease run out; nobody waits for longer.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
 /// Enough for one system call.
 const STACK: usize = 64 * 1024;
 
@@ -242,7 +244,12 @@ impl Holder {
             // Those that were had: nothing has the create revision 0 but a key that is not there.
             let had = self.locks.iter().filter(|held| held.token != 0);
             let keys: Vec<_> = had.map(|held| (held.app.clone(), held.token)).collect();
-            let _ = self.client.give_back(&keys, self.lease);
+            let give_up = time::now() + GIVEN_BACK_WITHIN;
+            while let Err(Problem::Unreachable(_)) = self.client.give_back(&keys, self.lease)
+                && time::now() < give_up
+            {
+                thread::sleep(LOOK_EVERY);
+            }
         }
         self.state.released();
         let _ = self.report.write(&[1]);

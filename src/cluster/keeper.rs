@@ -23,7 +23,7 @@ pub(super) const STATE: i32 = 5;
 
 /// A try at one endpoint may take a part of the lease's time; there are several to be made in it.
 const TRY_SHARE: u32 = 10;
-const TRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
+const TRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
 
 /// The whole life of a keeper; returns the status to exit with.
 pub fn keep() -> u8 {

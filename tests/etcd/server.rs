@@ -165,7 +165,7 @@ impl Etcd {
         let value = STANDARD.decode(entry["value"].as_str()?).unwrap();
         let number = |name: &str| entry[name].as_str().unwrap().parse().unwrap();
         Some(Key {
-            value: serde_json::from_slice(&value).unwrap(),
+            value: serde_json::from_slice(&value).unwrap_or_default(),
             lease: number("lease"),
             token: number("create_revision"),
         })
@@ -202,7 +202,7 @@ impl Etcd {
 /// What is in a key.
 #[derive(Debug)]
 pub struct Key {
-    /// The holder's line.
+    /// The holder's line; null once it gives the key back.
     pub value: Value,
     /// Its lease.
     pub lease: i64,

@@ -116,9 +116,16 @@ fn a_holder_that_is_killed_loses_the_app_when_its_lease_runs_out() {
         for pid in keeper.into_iter().chain(first.tree().into_iter().map(|process| process.pid)) {
             let _ = kill(pid, Signal::SIGKILL);
         }
+        // From the last renewal, which may be a third of the time old. When it is over is etcd's business, which looks twice
+        // a second, and later on a busy machine.
+        let token = etcd.key(APP).map(|key| key.token);
+        eventually(SOON, "the end of the lease", || {
+            if etcd.key(APP).map(|key| key.token) == token { Err("the old key") } else { Ok(()) }
+        });
+        within("until the lease is over", killed.elapsed(), Duration::from_secs(2)..Duration::from_secs(9));
+        let over = std::time::Instant::now();
         ready(&second);
-        // From the last renewal, which may be a third of the time old; etcd looks twice a second.
-        within("until the next one has it", killed.elapsed(), Duration::from_secs(2)..Duration::from_millis(6200));
+        within("until the next one has it", over.elapsed(), ..Duration::from_secs(1));
         detector.expect_no_fault();
     }
 }

@@ -13,7 +13,7 @@ use crate::duration;
 use crate::sys::{procfs, time};
 
 /// An etcd that does not answer within this, when a lease is asked for, can't be reached.
-const REACHED_WITHIN: Duration = Duration::from_secs(3);
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
 /// A failed call is made again after this, where it is no renewal.
 const CALL_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// etcd gives whole seconds, and looks for leases that are over twice in one.
