@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::tests::{NOW, events, policies};
 use super::world::{Happening, World};
 use super::*;
+use crate::teardown::Verdict;
 
 fn policy() -> impl Strategy<Value = Policy> {
     let graces = prop::sample::select(vec![0, 1, 30]).prop_map(Duration::from_secs);

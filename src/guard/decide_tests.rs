@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::guard::protocol::Message;
+use crate::settings::TeardownOn;
 use crate::sys::process::Pid;
+use crate::teardown::Verdict;
 
 pub const NOW: Duration = Duration::from_secs(1000);
 const KILL: i32 = 9;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
 use crate::sys::process::Pid;
+use crate::teardown::Verdict;
 
 /// Something that comes from outside; where it can't be just now, nothing happens.
 #[derive(Clone, Debug)]

@@ -17,6 +17,7 @@ mod protocol;
 mod report;
 mod run;
 mod self_deadlock;
+mod state;
 mod supervisor;
 mod teardown;
 

@@ -7,10 +7,10 @@ use nix::unistd::{getpid, getppid};
 
 use crate::app::AppName;
 use crate::cluster::{Asking, Lease, Wanted};
-use crate::guard::decide::State;
 use crate::guard::finish::{self, Facts};
 use crate::guard::protocol::Channel;
 use crate::guard::run::Run;
+use crate::guard::state::State;
 use crate::lock::AppLock;
 use crate::lock::handoff::Handed;
 use crate::lock::holder::HolderLine;
