@@ -92,7 +92,8 @@ impl Client {
     pub(super) fn version(&mut self) -> Result<String, Problem> {
         // Any call that needs what our calls need: a user, a quorum.
         self.holders(&["".to_owned()])?;
-        let status = self.call("maintenance/status", &json!({}))?;
+        // What only tells may be kept from a user who may do all that is needed.
+        let status = self.call("maintenance/status", &json!({})).unwrap_or_default();
         Ok(status["version"].as_str().unwrap_or("unknown").to_owned())
     }
 

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::cluster::etcd::{Client, Problem, Removal};
-use crate::cluster::keeper::{LIFE, REPORT, STATE, refused, say};
+use crate::cluster::keeper::{LIFE, REPORT, STATE, refused, say, try_limit};
 use crate::cluster::request::{Answer, Held, Keep, Wanted};
 use crate::cluster::state::{LeaseState, Loss, Status};
 use crate::cluster::watch;
@@ -142,7 +142,7 @@ impl Holder {
     }
 
     fn watch(&self, app: &str, revision: Option<i64>) -> io::Result<()> {
-        match Client::new(&self.etcd, self.ttl / RENEW_SHARE) {
+        match Client::new(&self.etcd, try_limit(&self.etcd)) {
             Ok(client) => watch::start(client, app.to_owned(), revision, self.sender.clone()),
             Err(problem) => Err(io::Error::other(problem.text().to_owned())),
         }

@@ -60,7 +60,8 @@ fn work(request: Request) -> io::Result<()> {
     }
 }
 
-fn try_limit(etcd: &EtcdSettings) -> Duration {
+/// How long one try at one endpoint may take.
+pub(super) fn try_limit(etcd: &EtcdSettings) -> Duration {
     (Duration::from_secs(etcd.ttl) / TRY_SHARE).clamp(TRY.0, TRY.1)
 }
 
