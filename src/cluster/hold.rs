@@ -240,6 +240,10 @@ impl Holder {
             Over::Lost => self.wait_for_the_end(),
             Over::Failed(problem) => say(&refused(problem))?,
         }
+        // Who waits for the end of the run's output does not wait for etcd.
+        if let Ok(null) = File::options().write(true).open("/dev/null") {
+            let _ = fd::become_standard_stream(&null, 2);
+        }
         if self.lease != 0 {
             // Those that were had: nothing has the create revision 0 but a key that is not there.
             let had = self.locks.iter().filter(|held| held.token != 0);

@@ -153,7 +153,8 @@ impl Lease {
         if self.ends.state.status() == Status::Released || self.ends.tell_to_end().is_err() {
             return;
         }
-        let until = time::now() + RELEASED_WITHIN;
+        // Once for the whole run: the monitor comes here after the supervisor.
+        let until = self.ends.state.ended_since(time::now()) + RELEASED_WITHIN;
         let Ok(mut alarm) = Alarm::new() else { return };
         alarm.set(Some(until));
         // A lease that was lost has made the pipe readable already: nobody waits for its end.

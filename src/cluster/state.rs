@@ -16,6 +16,7 @@ use crate::sys::memory::SharedWords;
 const STATUS: usize = 0;
 const RENEWED_AT: usize = 1;
 const TTL: usize = 2;
+const ENDED_AT: usize = 3;
 
 /// The lease is given up after so many tenths of its time without a renewal; by the second number the run is dead.
 const LOST_AFTER: u32 = 8;
@@ -124,6 +125,12 @@ impl LeaseState {
         for from in [Status::Sought, Status::Held] {
             self.words.change(STATUS, from.word(), Status::Lost(loss).word());
         }
+    }
+
+    /// Since when its end is waited for, by whichever process was the first to.
+    pub fn ended_since(&self, now: Duration) -> Duration {
+        self.words.change(ENDED_AT, 0, now.as_nanos() as u64);
+        Duration::from_nanos(self.words.get(ENDED_AT))
     }
 
     /// It is given back; one that was lost stays lost.

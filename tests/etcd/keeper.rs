@@ -139,3 +139,20 @@ fn a_keeper_has_nothing_that_is_not_its_own() {
     drop(run.stdin());
     run.code();
 }
+
+/// An etcd that does not answer at the end of a run holds it up for two seconds, and its output no longer than that.
+/// Fails with the keeper's stderr left open while it gives the lease back.
+#[test]
+fn the_output_of_a_run_ends_with_it() {
+    let Some(etcd) = Etcd::there() else { return };
+    let (host, detector) = (Host::on(&etcd), Detector::new());
+    let mut run = host.run(APP, "30s").stdin(Stdio::piped()).sh(&detector.harness(APP, "read line; exit 3")).spawn();
+    ready(&run);
+    etcd.signal(0, Signal::SIGSTOP);
+    let asked = std::time::Instant::now();
+    drop(run.stdin());
+    run.expect_code(3);
+    within("the end of the run", asked.elapsed(), ..Duration::from_secs(5));
+    run.expect_eof(Duration::from_millis(500));
+    etcd.signal(0, Signal::SIGCONT);
+}
