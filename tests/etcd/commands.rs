@@ -156,7 +156,8 @@ fn etcd_behind_a_password() {
     next.expect_stderr("waiting for the cluster's lock");
     etcd.kill(0);
     etcd.start(0);
-    std::thread::sleep(std::time::Duration::from_secs(7));
+    // Longer than the lease: it is renewed.
+    assert!(run.try_line(std::time::Duration::from_secs(7)).is_none());
     drop(run.stdin());
     let ended = std::time::Instant::now();
     run.expect_code(0);
@@ -166,7 +167,7 @@ fn etcd_behind_a_password() {
     // Its key is watched with a token of before the restart, and with a new one.
     etcd.kill(0);
     etcd.start(0);
-    std::thread::sleep(std::time::Duration::from_secs(4));
+    eventually(SOON, "a watch of its key", || etcd.watched(1));
     let token = etcd.post(0, "auth/authenticate", &serde_json::json!({ "name": "root", "password": "toor" }))["token"]
         .as_str()
         .expect("a token")

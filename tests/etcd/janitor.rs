@@ -80,14 +80,7 @@ fn reap_waits_for_the_cluster() {
     let output = reap(&two, &apps).args(["--lock-timeout", "1s"]).output();
     assert_eq!(output.code(), 75, "{}", output.stderr);
     let mut waiting = reap(&two, &apps).args(["--lock-timeout", "1m"]).spawn();
-    eventually(SOON, "a lease of its own", || {
-        let answer = etcd.post(0, "lease/leases", &serde_json::json!({}));
-        if answer["leases"].as_array().is_some_and(|leases| leases.len() > 1) {
-            Ok(())
-        } else {
-            Err(answer.to_string())
-        }
-    });
+    eventually(SOON, "a lease of its own", || etcd.another_lease());
     drop(run.stdin());
     run.expect_code(0);
     waiting.expect_code(0);
@@ -97,14 +90,7 @@ fn reap_waits_for_the_cluster() {
     ready(&holder);
     asked = asked.default_signals();
     let mut asked = asked.spawn();
-    eventually(SOON, "a lease of its own", || {
-        let answer = etcd.post(0, "lease/leases", &serde_json::json!({}));
-        if answer["leases"].as_array().is_some_and(|leases| leases.len() > 1) {
-            Ok(())
-        } else {
-            Err(answer.to_string())
-        }
-    });
+    eventually(SOON, "a lease of its own", || etcd.another_lease());
     asked.signal(Signal::SIGTERM);
     asked.expect_code(143);
 }

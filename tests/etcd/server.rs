@@ -194,8 +194,26 @@ impl Etcd {
 
     /// For `eventually`: no lease is left.
     pub fn no_lease(&self) -> Result<(), String> {
+        self.leases(|count| count == 0)
+    }
+
+    /// For `eventually`: there is one beside that of the run that holds the app.
+    pub fn another_lease(&self) -> Result<(), String> {
+        self.leases(|count| count > 1)
+    }
+
+    fn leases(&self, is_good: impl Fn(usize) -> bool) -> Result<(), String> {
         let answer = self.try_post(0, "lease/leases", &json!({}))?;
-        if answer["leases"].as_array().is_none_or(Vec::is_empty) { Ok(()) } else { Err(answer.to_string()) }
+        if is_good(answer["leases"].as_array().map_or(0, Vec::len)) { Ok(()) } else { Err(answer.to_string()) }
+    }
+
+    /// For `eventually`: so many keys are watched. Told without a password.
+    pub fn watched(&self, count: u32) -> Result<(), String> {
+        let url = format!("{}/metrics", self.members[0].url);
+        let text = ureq::get(&url).call().and_then(|mut answer| answer.body_mut().read_to_string());
+        let text = text.map_err(|error| error.to_string())?;
+        let line = text.lines().find(|line| line.starts_with("etcd_debugging_mvcc_watcher_total "));
+        if line.is_some_and(|line| line.ends_with(&format!(" {count}"))) { Ok(()) } else { Err(format!("{line:?}")) }
     }
 }
 
