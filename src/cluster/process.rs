@@ -177,9 +177,12 @@ impl Asking {
         self.lease.with(id, held)
     }
 
-    /// The lease is not wanted any more, nor the keys that were had.
+    /// The lease is not wanted any more, nor the keys that were had: they are given back when this returns.
     pub fn call_off(&self) {
-        let _ = self.lease.ends.tell_to_end();
+        // Nobody is left to do it where it has ended.
+        if !self.answers.ended {
+            self.lease.release();
+        }
     }
 
     /// For one that does not wait for others: the lease, and what others hold.

@@ -139,7 +139,13 @@ fn prepare(
     let waits_from = time::now();
     let listener = Listener { delivery: &delivery, caller: &caller };
     // The last look before the forks: a request that came in the moment of the grant starts nothing.
-    let taken = locks::take(&settings, &state, &listener).and_then(|taken| listener.check().map(|()| taken));
+    let taken = locks::take(&settings, &state, &listener).and_then(|taken| match listener.check() {
+        Ok(()) => Ok(taken),
+        Err(asked) => {
+            taken.lease.iter().for_each(Lease::release);
+            Err(asked)
+        }
+    });
     let Taken { directory: lock_directory, locks, lease } = taken.inspect_err(|_| state.remove(None))?;
     // Never ours to end with the harness's tree.
     noted.extend(lease.as_ref().and_then(Lease::keeper));

@@ -94,6 +94,24 @@ fn a_request_to_stop_ends_a_wait() {
     eventually(SOON, "all leases are given back", || etcd.no_lease());
 }
 
+/// Asked to stop at any moment of its start, a run has given back what it had when it ends.
+/// Fails with the keeper only told to, and with the lease dropped where the request came in the moment of the grant.
+#[test]
+fn a_request_at_the_start_leaves_no_key() {
+    let Some(etcd) = Etcd::there() else { return };
+    let host = Host::on(&etcd);
+    let mut random = Random::from_clock("a_request_at_the_start_leaves_no_key");
+    for round in 0..rounds(200) {
+        let mut run = host.run(APP, "5s").default_signals().harness(["sleep", "60"]).spawn();
+        std::thread::sleep(random.time_below(Duration::from_millis(40)));
+        run.signal(Signal::SIGTERM);
+        let code = run.code();
+        // Also where the signal was faster than the guard's exec.
+        assert_eq!(code, 143, "round {round}: {}", run.stderr());
+        assert!(etcd.key(APP).is_none(), "round {round}: the key is still there; {}", run.stderr());
+    }
+}
+
 /// The holder and its keeper are killed, all its processes: the next one has the app when the lease runs out, and never
 /// before the old harness is dead.
 /// Fails with every key that was not given back taken for one that somebody else removed.
